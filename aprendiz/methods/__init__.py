@@ -1,0 +1,77 @@
+"""The ways of teaching. A file here with a `METHOD` is one; it appears in the menus, the flags, the docs and the tests by being there.
+
+Files here import only the standard library and `..knobs` at module level; torch inside functions. They never name a family.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..data.loader import Batch
+    from ..families import Base
+    from ..objectives import Noisy
+
+
+@dataclass(frozen=True)
+class Part:
+    """Trained tensors that share a learning rate: a slice of the arena.
+
+    name: 'network' or 'text_encoder_1'... tensors: by name, float32, requiring gradients. learning_rate: None follows the
+    optimizer's own.
+    """
+
+    name: str
+    tensors: dict[str, torch.nn.Parameter]
+    learning_rate: float | str | None = None
+
+
+class Method:
+    """A way of teaching, attached to an opened base for one run.
+
+    `needs` names what the base's family must offer (see `Family.offers`); an impossible pair is refused in words before
+    anything loads. `trains_text_encoder` tells the cache to keep tokens in place of text states.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    order: ClassVar[int] = 100
+    Settings: ClassVar[type]
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, base: Base, settings: Any, seed: int) -> None:
+        """Attach to the base: after this the network predicts as before, bit for bit, until something is learned."""
+        raise NotImplementedError
+
+    @classmethod
+    def check(cls, settings: Any, offers: frozenset[str]) -> list[Any]:
+        """Problems of these settings with a base that offers this; found before anything heavy loads."""
+        return []
+
+    @property
+    def trains_text_encoder(self) -> bool:
+        """Whether text states must be computed with gradients each step."""
+        return False
+
+    def parts(self) -> list[Part]:
+        """What is trained, in a fixed order."""
+        raise NotImplementedError
+
+    def copy_to_working(self) -> None:
+        """Bring what the network computes with up to date after the masters changed (a copy where precisions differ)."""
+
+    def predict(self, noisy: Noisy, batch: Batch) -> torch.Tensor:
+        """The network's prediction for a noisy batch, under this method's conditioning."""
+        raise NotImplementedError
+
+    def enabled(self, on: bool) -> None:
+        """Switch what was learned on or off, for pictures of the bare base."""
+        raise NotImplementedError
+
+    def write(self, file: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> list[Path]:
+        """Write what was learned as a file that hosts load, from `tensors` (masters or their average); the files written."""
+        raise NotImplementedError

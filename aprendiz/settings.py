@@ -1,0 +1,347 @@
+"""The job: everything a run is told, in sections, from JSON, TOML or flags to one frozen object and back.
+
+    base        which model is taught                 objective   what the loss is
+    data        the pictures and their captions       optimizer   how the loss is lowered
+    prior       what must not be forgotten            training    how long, how large, on what
+    method      the way of teaching, with its own     samples     pictures made while training
+                settings (aprendiz/methods)           output      names and what travels in the file
+
+Every setting's name is unique over all sections, so that it is also a command-line flag. The settings of a method
+stand in the method's file. Standard library only: hosts import this.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from . import registry
+from .errors import Problem, ProblemsError
+from .knobs import check, knob, knobs, read, unknown_names
+
+SCHEMA = 1  # raised when a setting is renamed; migrations are listed in MIGRATIONS
+
+OPTIMIZERS = ("adamw", "adamw8bit", "prodigy", "lion", "adafactor", "schedulefree")
+SCHEDULES = ("constant", "linear", "cosine")
+PRECISIONS = ("auto", "bf16", "fp16", "fp32")
+SAMPLERS = ("ddim", "euler", "euler_a", "heun", "lms", "dpm++_2m", "dpm++_2m_karras", "dpm++_sde", "unipc", "pndm", "lcm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseSettings:
+    """Which model is taught, and how its file is to be read."""
+
+    path: str = knob("micro", "The model to teach: 'micro', a diffusers folder, or a .safetensors checkpoint.",
+                     level="basic", choices="checkpoints", path="either")
+    vae: str | None = knob(None, "Another VAE in place of the base's own: a file or a folder.", path="either")
+    text_encoder: str | None = knob(None, "A text encoder for a base that comes without one: a file or a folder.", path="either")
+    prediction: str = knob("auto", "What the network predicts. Only for files that do not say.", choices=("auto", "epsilon", "v"))
+    clip_skip: int | None = knob(None, "Which layer of the text encoder counts, from the end: 2 skips the last. "
+                                       "Off: the family's own.", min=1, max=12)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """The pictures, their captions, and how they become training examples."""
+
+    path: str | None = knob(None, "The folder with the pictures.", level="basic", path="folder")
+    trigger: str | None = knob(None, "The word that calls what is taught. It is put before each caption that lacks it.", level="basic")
+    class_word: str | None = knob(None, "What kind of thing it is (dog, vase, style).")
+    caption: str | None = knob(None, "One caption for pictures without their own: [trigger], [class], [folder] and [name] are filled in.")
+    resolution: int | None = knob(None, "Size of the training pictures in pixels (of the area's square root). Off: the base's own.",
+                                  min=64, max=4096, level="basic")
+    buckets: bool = knob(True, "Keep each picture's shape, grouping pictures of like shape. Otherwise all are cropped square.")
+    bucket_step: int | None = knob(None, "Widths and heights are multiples of this. Off: the family's own.", min=8, max=256)
+    allow_upscale: bool = knob(True, "Enlarge pictures smaller than the training size. Otherwise they are left out.")
+    crop: str = knob("center", "What is cut away when the shape does not fit.", choices=("center", "random"))
+    crop_variants: int = knob(4, "How many random crops of a picture are encoded; 0 encodes anew every step, slower.", min=0, max=64,
+                              when=("crop", ("random",)))
+    flip: bool = knob(False, "Mirror half of the pictures. Not for faces, text or anything with a left and a right.")
+    repeats: int = knob(1, "How often each picture is shown in an epoch.", min=1, max=10000)
+    shuffle_tags: bool = knob(False, "Shuffle the comma-separated parts of a caption each time.")
+    keep_tags: int = knob(0, "How many parts at the start of a caption stay in place.", min=0, max=100, when=("shuffle_tags", (True,)))
+    tag_dropout: float = knob(0.0, "Share of the comma-separated parts left out each time.", min=0, max=1)
+    caption_dropout: float = knob(0.0, "Share of the steps that see no caption at all, which guidance needs.", min=0, max=1)
+    max_tokens: int = knob(225, "Longest caption in tokens; longer ones are cut, with a warning.", min=75, max=225)
+    alpha: str = knob("background", "What transparency means: a background, or how much each pixel counts.",
+                      choices=("background", "weight"))
+    background: str = knob("#ffffff", "The colour behind transparent pictures.", when=("alpha", ("background",)))
+    masks: bool = knob(True, "Use name.mask.png beside a picture: white counts fully, black not at all.")
+    sampled_latents: bool = knob(False, "Draw from the VAE's distribution each time. Otherwise its mean is used.")
+    validation_share: float = knob(0.0, "Share of the pictures kept apart to measure the loss on.", min=0, max=0.9)
+    strict: bool = knob(False, "Stop at warnings too.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorSettings:
+    """Prior preservation (Ruiz et al. 2023, eq. 2): the base's own pictures are trained beside yours, so that it forgets less."""
+
+    pictures: int = knob(0, "How many pictures the base makes beforehand, to be trained beside yours. 0: none.", min=0, max=10000)
+    prompts: tuple[str, ...] = knob((), "Prompts for these pictures. None: the class word, or your captions without the trigger.")
+    prior_data: str | None = knob(None, "A folder of such pictures with captions, instead of making them.", path="folder")
+    per_batch: int = knob(1, "How many of them are in each batch, beside batch_size of yours.", min=1, max=64)
+    prior_weight: float = knob(1.0, "How much they count in the loss.", min=0, max=100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveSettings:
+    """What the loss is."""
+
+    loss: str = knob("mse", "Squared error, or Huber, which outliers move less.", choices=("mse", "huber"))
+    huber_delta: float = knob(0.1, "Where Huber turns from squared to straight.", min=1e-4, max=10, when=("loss", ("huber",)))
+    min_snr_gamma: float | None = knob(None, "Min-SNR weighting (Hang et al. 2023); 5 is usual.", min=0.1, max=100)
+    noise_offset: float = knob(0.0, "Noise added per channel, which helps very dark and very bright pictures; 0.05 is usual.", min=0, max=1)
+    zero_terminal_snr: bool | None = knob(None, "Noise reaches pure noise at its end (Lin et al. 2024). Off: as the base was made.")
+    timestep_min: int = knob(0, "Lowest timestep trained.", min=0, max=999)
+    timestep_max: int = knob(999, "Highest timestep trained.", min=0, max=999)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """How the loss is lowered."""
+
+    optimizer: str = knob("adamw", "AdamW; 8-bit AdamW saves memory; Prodigy and schedule-free set their own pace.", choices=OPTIMIZERS)
+    learning_rate: float | str = knob(1e-4, "Strength of learning: a number, or a schedule such as '0.005:100, 1e-5'.",
+                                      min=0, max=1, level="basic")
+    schedule: str = knob("constant", "How the learning rate changes over the run.", choices=SCHEDULES)
+    warmup_steps: int = knob(0, "Steps over which the learning rate rises from nothing.", min=0, max=100000)
+    restarts: int = knob(1, "How many times the cosine runs down.", min=1, max=100, when=("schedule", ("cosine",)))
+    final_rate: float = knob(0.0, "What is left of the learning rate at the end, as a share.", min=0, max=1, when=("schedule", ("linear", "cosine")))
+    weight_decay: float = knob(0.01, "Pull of the trained weights towards zero.", min=0, max=10)
+    beta1: float = knob(0.9, "Memory of the mean gradient.", min=0, max=0.9999)
+    beta2: float = knob(0.999, "Memory of the mean squared gradient.", min=0, max=0.99999)
+    max_grad_norm: float | None = knob(1.0, "Gradients longer than this are shortened. Off: never.", min=1e-6, max=1000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How long, how large, on what."""
+
+    steps: int | None = knob(None, "How many optimizer steps. Either this or epochs.", min=1, max=10_000_000, level="basic")
+    epochs: float | None = knob(None, "How many times all pictures are seen. Either this or steps.", min=0.01, max=100000)
+    batch_size: int = knob(1, "Pictures per step.", min=1, max=1024)
+    gradient_accumulation: int = knob(1, "Split a batch into this many parts: less memory, the same result.", min=1, max=1024)
+    seed: int = knob(42, "Every random draw follows from it.", min=0, max=2**63 - 1)
+    precision: str = knob("auto", "Number format of the frozen base; what is trained stays in fp32.", choices=PRECISIONS)
+    device: str = knob("auto", "cpu, cuda, cuda:1, mps or xpu. 'auto' takes the fastest there is.")
+    memory: str = knob("auto", "Fit the run into the card's memory by itself, or do as the settings say.", choices=("auto", "manual"))
+    gradient_checkpointing: bool = knob(False, "Recompute instead of keeping: about half the memory, a third more time.")
+    compile: bool = knob(False, "Compile the network first: faster steps after some minutes.")
+    ema_decay: float | None = knob(None, "Keep a moving average of what is learned, and save that; 0.999 is usual.", min=0.5, max=0.99999)
+    save_every_steps: int | None = knob(None, "Save a resumable state and a usable file every so many steps.", min=1)
+    keep_checkpoints: int = knob(2, "How many resumable states are kept. Usable files are all kept.", min=1, max=1000)
+    validate_every_steps: int | None = knob(None, "Measure the loss on the pictures kept apart every so many steps.", min=1)
+    tensorboard: bool = knob(False, "Write TensorBoard logs into the run's folder.")
+    wandb: bool = knob(False, "Log to Weights & Biases (WANDB_MODE=offline keeps it here).")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSettings:
+    """Pictures made before, while and after training, always from the same seeds."""
+
+    sample_prompts: tuple[str, ...] = knob((), "What to draw while training. None: your first captions.", level="basic")
+    sample_every_steps: int | None = knob(None, "Draw them every so many steps.", min=1)
+    negative_prompt: str = knob("", "What the samples must not show.")
+    sample_seed: int = knob(1, "Seed of the first sample; the next ones count up.", min=0)
+    sampler: str = knob("ddim", "The sampler.", choices=SAMPLERS)
+    sampler_steps: int = knob(20, "Sampler steps.", min=1, max=1000)
+    guidance: float = knob(5.0, "How strictly a sample follows its prompt.", min=1, max=100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputSettings:
+    """Names, and what travels in the file."""
+
+    name: str | None = knob(None, "Name of the run and of its file. None: what it teaches.", level="basic")
+    again: bool = knob(False, "Train once more even if this very job is already done.")
+    metadata: str = knob("full", "What the file tells of its making: all, the minimum, or nothing but hashes.",
+                         choices=("full", "public", "none"))
+    captions_in_metadata: bool = knob(True, "Put caption words into the file (ss_tag_frequency), which hosts show as tags.",
+                                      when=("metadata", ("full",)))
+    author: str | None = knob(None, "Your name, if it is to stand in the file.")
+    license: str | None = knob(None, "The licence, if it is to stand in the file.")
+    keep_running: bool = knob(False, "Go on training when the program that started it closes.")
+
+
+SECTIONS: dict[str, type] = {
+    "base": BaseSettings, "data": DataSettings, "prior": PriorSettings, "objective": ObjectiveSettings,
+    "optimizer": OptimizerSettings, "training": TrainingSettings, "samples": SampleSettings, "output": OutputSettings,
+}
+SHORT = {"base": "path", "data": "path", "method": "name"}  # `base = "micro"` stands for `base.path = "micro"`
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # what every host and file system takes
+MIGRATIONS: dict[int, Any] = {}  # schema -> function that turns its values into those of the next
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run's settings, whole. Build it with `Job.read`; a Job that exists has passed its own checks."""
+
+    method_name: str
+    method: Any
+    base: BaseSettings = field(default_factory=BaseSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    prior: PriorSettings = field(default_factory=PriorSettings)
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    samples: SampleSettings = field(default_factory=SampleSettings)
+    output: OutputSettings = field(default_factory=OutputSettings)
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Job:
+        """A job from nested plain values. Raises ProblemsError with everything that is wrong with them."""
+        values = migrate(unfold(values))
+        problems = unknown_names(values, [*SECTIONS, "method", "schema"], "")
+        sections: dict[str, Any] = {}
+        for name, settings in SECTIONS.items():
+            sections[name], found = read(settings, values.get(name, {}), name)
+            problems += found
+        method_values = dict(values.get("method", {}))
+        method_name = str(method_values.pop("name", "lora"))
+        method = None
+        if method_name in registry.methods():
+            method, found = read(registry.methods()[method_name].Settings, method_values, "method")
+            problems += found
+        else:
+            problems.append(Problem("There is no method '{name}'. There are: {choices}.",
+                                    {"name": method_name, "choices": ", ".join(registry.methods())}, "method.name"))
+        problems += contradictions(sections)
+        if any(not problem.warning for problem in problems):
+            raise ProblemsError(problems)
+        return cls(method_name=method_name, method=method, **sections)
+
+    def values(self) -> dict[str, Any]:
+        """The job as plain nested values, every default spelt out: what job.json holds."""
+        sections = {name: asdict(getattr(self, name)) for name in SECTIONS}
+        return {"schema": SCHEMA, "method": {"name": self.method_name, **asdict(self.method)}, **sections}
+
+    def with_values(self, **sections: Mapping[str, Any]) -> Job:
+        """A copy with some settings of some sections changed: `job.with_values(training={"steps": 10})`."""
+        return replace(self, **{name: replace(getattr(self, name), **changes) for name, changes in sections.items()})
+
+    def hash(self, dataset: str = "") -> str:
+        """Identity of what would be computed: the resolved job and the dataset's digest, less names and doors' wishes."""
+        values = self.values()
+        for name in ("name", "again", "keep_running"):
+            values["output"].pop(name)
+        text = json.dumps([values, dataset], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def unfold(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Short forms made long (`base = "micro"`), dotted keys nested (`method.rank = 8`), flat names put into their section."""
+    unfolded: dict[str, Any] = {}
+    for name, value in values.items():
+        section, _, rest = name.partition(".")
+        if rest:
+            unfolded.setdefault(section, {})[rest] = value
+        elif section in SHORT and isinstance(value, str):
+            unfolded.setdefault(section, {})[SHORT[section]] = value
+        elif section in (*SECTIONS, "method") and isinstance(value, Mapping):
+            unfolded.setdefault(section, {}).update(value)
+        elif home(section) and not isinstance(value, Mapping):
+            unfolded.setdefault(str(home(section)), {})[section] = value
+        else:
+            unfolded[section] = value
+    return unfolded
+
+
+def home(name: str) -> str | None:
+    """The section that a setting of this name stands in; None if no common section has it."""
+    for section, settings in SECTIONS.items():
+        if name in knobs(settings) and name != "path":
+            return section
+    return None
+
+
+def migrate(values: dict[str, Any]) -> dict[str, Any]:
+    """Values of an older schema as today's."""
+    schema = values.pop("schema", SCHEMA)
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise ProblemsError([Problem("This job was written by a newer version of Aprendiz (schema {schema}; this one reads up to "
+                                     "{known}). Update Aprendiz.", {"schema": schema, "known": SCHEMA}, "schema")])
+    for old in range(schema, SCHEMA):
+        values = MIGRATIONS[old](values)
+    return values
+
+
+def contradictions(sections: Mapping[str, Any]) -> list[Problem]:
+    """Settings that are each fine and impossible together. Sections that could not be read are None and left alone."""
+    problems = []
+    training, data, objective, output, optimizer = (sections[n] for n in ("training", "data", "objective", "output", "optimizer"))
+    if training and training.steps is not None and training.epochs is not None:
+        problems.append(Problem("Both steps ({steps}) and epochs ({epochs}) are set. Keep one; the other follows from it.",
+                                {"steps": training.steps, "epochs": training.epochs}, "training.epochs"))
+    if training and training.batch_size % training.gradient_accumulation:
+        problems.append(Problem("batch_size {batch} cannot be split into {parts} equal parts. Choose a gradient_accumulation that divides it.",
+                                {"batch": training.batch_size, "parts": training.gradient_accumulation}, "training.gradient_accumulation"))
+    if training and data and training.validate_every_steps and not data.validation_share:
+        problems.append(Problem("validate_every_steps is {steps}, but no pictures are kept apart. Set validation_share, such as 0.1.",
+                                {"steps": training.validate_every_steps}, "training.validate_every_steps"))
+    if data and data.path is None:
+        problems.append(Problem("No pictures were given. Name their folder with --data FOLDER.", {}, "data.path"))
+    if data and data.resolution is not None and data.resolution % 8:
+        problems.append(Problem("resolution is {value}, which is no multiple of 8. The nearest is {near}.",
+                                {"value": data.resolution, "near": round(data.resolution / 8) * 8}, "data.resolution"))
+    if objective and objective.timestep_min > objective.timestep_max:
+        problems.append(Problem("timestep_min {low} is above timestep_max {high}.",
+                                {"low": objective.timestep_min, "high": objective.timestep_max}, "objective.timestep_min"))
+    if optimizer and isinstance(optimizer.learning_rate, str):
+        problems += rate_problems(optimizer.learning_rate, "optimizer.learning_rate")
+    if output and output.name is not None:
+        problems += name_problems(output.name)
+    return problems
+
+
+def name_problems(name: str) -> list[Problem]:
+    """Why a text cannot be the name of a run and of its file in every host and file system."""
+    if NAME.fullmatch(name) and not name.endswith(".") and name.split(".")[0].upper() not in WINDOWS_NAMES:
+        return []
+    return [Problem("The name '{name}' cannot be a file's name everywhere. Use letters, digits, dots, hyphens and underscores, "
+                    "and begin with a letter or digit; folders are chosen with --out.", {"name": name}, "output.name")]
+
+
+WINDOWS_NAMES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
+
+
+def learning_rates(text: str) -> list[tuple[float, int | None]]:
+    """A schedule in the WebUI's syntax as (rate, last step), the last one open: '0.005:100, 1e-5' -> [(0.005, 100), (1e-5, None)].
+
+    Raises ValueError where a part is no number or the steps do not rise.
+    """
+    parts: list[tuple[float, int | None]] = []
+    for part in text.split(","):
+        rate, _, until = part.strip().partition(":")
+        parts.append((float(rate), int(until) if until else None))
+    ends = [until for _, until in parts[:-1]]
+    if None in ends or any(a >= b for a, b in zip(ends, [*ends[1:], parts[-1][1] or math.inf])):  # type: ignore[operator]
+        raise ValueError(text)
+    return parts
+
+
+def rate_problems(text: str, where: str) -> list[Problem]:
+    """What is wrong with a learning-rate schedule."""
+    try:
+        rates = learning_rates(text)
+    except ValueError:
+        return [Problem("{name} is '{value}'. Write a number, or rates with the step each lasts to, such as '0.005:100, 1e-5'.",
+                        {"name": where, "value": text}, where)]
+    wrong = [rate for rate, _ in rates if not 0 <= rate <= 1]
+    return [Problem("{name} is {value}. It must lie between {low} and {high}.",
+                    {"name": where, "value": rate, "low": 0, "high": 1}, where) for rate in wrong]
+
+
+def flags() -> dict[str, tuple[str, str]]:
+    """Flag to (section, setting) for the common sections: '--learning-rate' -> ('optimizer', 'learning_rate')."""
+    found = {}
+    for section, settings in SECTIONS.items():
+        for f in fields(settings):
+            name = section if f.name == "path" else f.name
+            found[f"--{name.replace('_', '-')}"] = (section, f.name)
+    return found
