@@ -95,14 +95,15 @@ def read(settings: type[Settings], values: Mapping[str, Any], section: str = "")
     return (None if problems else built), problems
 
 
-def unknown_names(values: Mapping[str, Any], known: Sequence[str] | Mapping[str, Any], section: str) -> list[Problem]:
-    """One problem for each name that is no setting, with the nearest name there is."""
+def unknown_names(values: Mapping[str, Any], known: Sequence[str] | Mapping[str, Any], section: str,
+                  also: Sequence[str] = ()) -> list[Problem]:
+    """One problem for each name that is no setting, with the nearest name there is (among `known` and `also`)."""
     problems = []
     for name in values:
         if name in known:
             continue
         where = f"{section}.{name}" if section else name
-        close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+        close = difflib.get_close_matches(str(name), [*known, *also], n=1, cutoff=0.5)
         if close:
             problems.append(Problem("There is no setting '{name}'. Did you mean '{close}'?",
                                     {"name": where, "close": close[0]}, where))

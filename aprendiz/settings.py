@@ -6,8 +6,8 @@
     method      the way of teaching, with its own     samples     pictures made while training
                 settings (aprendiz/methods)           output      names and what travels in the file
 
-Every setting's name is unique over all sections, so that it is also a command-line flag. The settings of a method
-stand in the method's file. Standard library only: hosts import this.
+Every setting's name is unique over all sections and each method, so that it is also a command-line flag and may stand
+at the top of a job file. The settings of a method stand in the method's file. Standard library only: hosts import this.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ class DataSettings:
     tag_dropout: float = knob(0.0, "Share of the comma-separated parts left out each time.", min=0, max=1)
     caption_dropout: float = knob(0.0, "Share of the steps that see no caption at all, which guidance needs.", min=0, max=1)
     max_tokens: int = knob(225, "Longest caption in tokens; longer ones are cut, with a warning.", min=75, max=225)
-    alpha: str = knob("background", "What transparency means: a background, or how much each pixel counts.",
+    transparency: str = knob("background", "What transparency means: a background, or how much each pixel counts.",
                       choices=("background", "weight"))
-    background: str = knob("#ffffff", "The colour behind transparent pictures.", when=("alpha", ("background",)))
+    background: str = knob("#ffffff", "The colour behind transparent pictures.", when=("transparency", ("background",)))
     masks: bool = knob(True, "Use name.mask.png beside a picture: white counts fully, black not at all.")
     sampled_latents: bool = knob(False, "Draw from the VAE's distribution each time. Otherwise its mean is used.")
     validation_share: float = knob(0.0, "Share of the pictures kept apart to measure the loss on.", min=0, max=0.9)
@@ -197,7 +197,7 @@ class Job:
     def read(cls, values: Mapping[str, Any]) -> Job:
         """A job from nested plain values. Raises ProblemsError with everything that is wrong with them."""
         values = migrate(unfold(values))
-        problems = unknown_names(values, [*SECTIONS, "method", "schema"], "")
+        problems = unknown_names(values, [*SECTIONS, "method", "schema"], "", also=names(values))
         sections: dict[str, Any] = {}
         for name, settings in SECTIONS.items():
             sections[name], found = read(settings, values.get(name, {}), name)
@@ -237,6 +237,7 @@ class Job:
 def unfold(values: Mapping[str, Any]) -> dict[str, Any]:
     """Short forms made long (`base = "micro"`), dotted keys nested (`method.rank = 8`), flat names put into their section."""
     unfolded: dict[str, Any] = {}
+    method = method_settings(values)
     for name, value in values.items():
         section, _, rest = name.partition(".")
         if rest:
@@ -247,9 +248,25 @@ def unfold(values: Mapping[str, Any]) -> dict[str, Any]:
             unfolded.setdefault(section, {}).update(value)
         elif home(section) and not isinstance(value, Mapping):
             unfolded.setdefault(str(home(section)), {})[section] = value
+        elif method and section in knobs(method):
+            unfolded.setdefault("method", {})[section] = value
         else:
             unfolded[section] = value
     return unfolded
+
+
+def method_settings(values: Mapping[str, Any]) -> type | None:
+    """The Settings of the method that plain values name; None if there is no such method."""
+    method = values.get("method", "lora")
+    name = method.get("name", "lora") if isinstance(method, Mapping) else method
+    found = registry.methods().get(str(name))
+    return found.Settings if found else None
+
+
+def names(values: Mapping[str, Any]) -> list[str]:
+    """Every setting's name that may stand at the top of a job, for suggestions."""
+    method = method_settings(values)
+    return [name for settings in (*SECTIONS.values(), *([method] if method else [])) for name in knobs(settings) if name != "path"]
 
 
 def home(name: str) -> str | None:

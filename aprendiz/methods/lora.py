@@ -1,0 +1,152 @@
+"""LoRA (Hu et al. 2021): small low-rank matrices beside the frozen layers of the network and, if wished, of the text encoders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Problem
+from ..knobs import knob
+from . import Method, Part
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..data.loader import Batch
+    from ..families import Base
+    from ..nets.lora import LoraLayer
+    from ..objectives import Noisy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a LoRA is told."""
+
+    rank: int = knob(16, "How much can be learned: the rank of the update. Larger files, more memory.", min=1, max=1024, level="basic")
+    alpha: float | None = knob(None, "Scale of the update is alpha / rank. Off: alpha is the rank, scale 1.", min=0.001, max=4096)
+    targets: str = knob("attention+ff", "Which layers: attention alone, feed-forward too, or convolutions as well.",
+                        choices=("attention", "attention+ff", "all"))
+    network: bool = knob(True, "Train the U-Net or transformer.")
+    text_encoder: bool = knob(False, "Train the text encoders too: better words, text states can no longer be cached.")
+    text_encoder_learning_rate: float | str | None = knob(None, "Learning rate of the text encoders. Off: the same.", min=0, max=1,
+                                                          when=("text_encoder", (True,)))
+    rank_dropout: float = knob(0.0, "Share of the ranks that rest for a picture at a step.", min=0, max=0.95)
+    rank_stabilised: bool = knob(False, "Scale by alpha / sqrt(rank) (Kalajdzievski 2023), for large ranks.")
+    continue_from: str | None = knob(None, "A LoRA file of the same family to go on from; its rank counts.", path="file")
+    layout: str = knob("kohya", "How names are written in the file: kohya for all hosts, peft for diffusers alone.", choices=("kohya", "peft"))
+
+
+class Lora(Method):
+    """LoRA layers over the chosen modules; the file is kohya's."""
+
+    name = "lora"
+    title = "LoRA"
+    order = 10
+    Settings = Settings
+
+    def __init__(self, base: Base, settings: Settings, seed: int) -> None:
+        import torch
+
+        from ..nets.lora import wrap
+        self.base, self.settings = base, settings
+        self.layers: dict[str, dict[str, LoraLayer]] = {}
+        generator = torch.Generator().manual_seed(seed)
+        alpha = settings.rank if settings.alpha is None else settings.alpha
+        self.scale = alpha / (settings.rank ** 0.5 if settings.rank_stabilised else settings.rank)
+        for part, names in self._targets().items():
+            self.layers[part] = wrap(base.parts()[part], names, settings.rank, self.scale, generator)
+        for part in self.layers:
+            base.parts()[part].to(base.parts()[part].get_submodule(next(iter(self.layers[part]))).weight.device)
+        if settings.continue_from:
+            self._continue(Path(settings.continue_from))
+
+    @classmethod
+    def check(cls, settings: Settings, offers: frozenset[str]) -> list[Problem]:
+        problems = []
+        if not settings.network and not settings.text_encoder:
+            problems.append(Problem("Nothing would be trained: both network and text_encoder are off. Turn one on.", {}, "method.network"))
+        if settings.text_encoder and "text_encoders" not in offers:
+            problems.append(Problem("The text encoders of this base cannot be trained. Turn text_encoder off.", {}, "method.text_encoder"))
+        if settings.continue_from and not Path(settings.continue_from).is_file():
+            problems.append(Problem("The LoRA to continue from, {file}, is not there. Check the path.",
+                                    {"file": settings.continue_from}, "method.continue_from"))
+        return problems
+
+    def _targets(self) -> dict[str, list[str]]:
+        targets = self.base.family.lora_targets(self.base, self.settings.targets)
+        wanted = {"network": self.settings.network}
+        return {part: names for part, names in targets.items() if wanted.get(part, self.settings.text_encoder) and names}
+
+    def _continue(self, file: Path) -> None:
+        """Take over the weights of a LoRA file; modules it lacks stay fresh."""
+        import torch
+
+        from ..errors import ModelError
+        from ..formats import kohya
+        weights, _ = kohya.read(file, self.base.family)
+        ranks = {one.down.shape[0] for one in weights}
+        if ranks != {self.settings.rank}:
+            raise ModelError("{file} has rank {found}, but this job's rank is {rank}. Set rank to {found}.",
+                             file=file.name, found=", ".join(str(r) for r in sorted(ranks)), rank=self.settings.rank, where="method.rank")
+        taken = 0
+        with torch.no_grad():
+            for one in weights:
+                layer = self.layers.get(one.part, {}).get(one.module)
+                if layer is None or layer.down.shape != one.down.shape or layer.up.shape != one.up.shape:
+                    continue
+                layer.down.copy_(one.down)
+                # Its own scale moves into the matrix, so that this job's alpha means what it says.
+                layer.up.copy_(one.up.float() * (one.alpha / one.down.shape[0] / self.scale))
+                taken += 1
+        if taken < len(weights):
+            raise ModelError("{file} holds {count} modules that this job would not train, such as those of other targets or of a text encoder. "
+                             "Choose the targets and text_encoder that it was made with.",
+                             file=file.name, count=len(weights) - taken, where="method.continue_from")
+
+    @property
+    def trains_text_encoder(self) -> bool:
+        return self.settings.text_encoder
+
+    def parts(self) -> list[Part]:
+        rate = self.settings.text_encoder_learning_rate
+        return [Part(part, {f"{part}.{module}.{matrix}": getattr(layer, matrix) for module, layer in layers.items() for matrix in ("down", "up")},
+                     None if part == "network" else rate) for part, layers in self.layers.items()]
+
+    def predict(self, noisy: Noisy, batch: Batch) -> torch.Tensor:
+        if self.settings.rank_dropout:
+            self._drop(batch)
+        conditioning = batch.conditioning
+        if conditioning is None:
+            conditioning = self.base.family.collate([self.base.family.encode_tokens(self.base, batch.tokens)], batch.sizes)
+        return self.base.family.predict(self.base, noisy.noisy_BCHW, noisy.timesteps_B, conditioning)
+
+    def _drop(self, batch: Batch) -> None:
+        """Choose the resting ranks of each sample; the draws belong to the sample, not to its place in a batch."""
+        import torch
+        rank, share = self.settings.rank, self.settings.rank_dropout
+        layers = [layer for layers in self.layers.values() for layer in layers.values()]
+        drawn = batch.draw("rank_dropout", (len(layers), rank)).to(layers[0].down.device)  # (B, layers, r), uniform
+        keep = (drawn >= share).to(layers[0].down.dtype) / (1 - share)
+        for i, layer in enumerate(layers):
+            layer.keep_Br = keep[:, i] if torch.is_grad_enabled() else None
+
+    def enabled(self, on: bool) -> None:
+        for layers in self.layers.values():
+            for layer in layers.values():
+                layer.on = on
+                layer.keep_Br = None
+
+    def write(self, file: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> list[Path]:
+        import torch
+
+        from ..formats import kohya, peft_layout
+        weights = [kohya.LoraWeight(part, module, tensors[f"{part}.{module}.down"], tensors[f"{part}.{module}.up"],
+                                    self.scale * self.settings.rank)
+                   for part, layers in self.layers.items() for module in layers]
+        write: Any = peft_layout.write if self.settings.layout == "peft" else kohya.write
+        write(file, weights, self.base.family, metadata, torch.float16)
+        return [file]
+
+
+METHOD = Lora

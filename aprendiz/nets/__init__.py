@@ -1,0 +1,1 @@
+"""Torch modules of our own, without training knowledge."""
