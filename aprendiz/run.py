@@ -1,0 +1,428 @@
+"""A run's folder: what is being trained, how far it is, and how it is steered. The folder is the protocol.
+
+    job.json        the resolved job            checkpoints/    resumable states
+    events.jsonl    what the worker tells       samples/        pictures made while training
+    commands.jsonl  what it is told             report/         before and after, curves, scores
+    consumed        how much of that it read    <name>.safetensors with .json and .png: the result
+    lock            held while a worker lives   log.txt         what libraries print, tracebacks
+
+Any process may read it and append a command; the worker alone writes the rest. Standard library only, no torch: hosts import this.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+import time
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePath
+from typing import Any
+
+from .errors import Problem, RunError
+from .files import disk_errors, home, write_atomically, write_json
+from .locks import PROBE, FileLock, devices_locked, is_locked
+from .settings import Job
+from .worker.messages import ASIDE, COMMANDS, ENDS, EVENTS, PROTOCOL
+
+__all__ = ["Run", "Stopped", "default_name", "find_runs", "read_events", "write_atomically"]
+
+TAIL = 1 << 16  # bytes from the end of events.jsonl that tell a run's state
+
+
+class Stopped(Exception):
+    """The run was asked to stop, has saved, and can be resumed. No error."""
+
+
+class Run:
+    """One run's folder.
+
+    attempt: 0 as created, then counting the workers that took it up. created: whether this very call of `create` made the folder.
+    listeners: called with every event this process writes. main: False in the helping processes of a launch with several, which
+    neither write nor listen.
+    """
+
+    def __init__(self, folder: Path, *, main: bool = True) -> None:
+        self.folder = Path(folder)
+        self.name = self.folder.name
+        self.main = main
+        self.created: list[Path] = []
+        self.listeners: list[Callable[[dict[str, Any]], None]] = []
+        self.last_event = ""
+        last = _last_events(self._events)
+        self.attempt: int = last[-1].get("attempt", 0) if last else 0
+        self._read_to: int | None = None
+
+    # Making and finding
+
+    @classmethod
+    def create(cls, output: Path, job: Job, dataset_digest: str) -> Run:
+        """The run for this job: the one there is, if it is the very same job (and not done, or not wanted `again`), else a new one.
+
+        A different job under a used name becomes name-2, name-3. Nothing there is ever overwritten. Raises RunError.
+        """
+        identity = job.hash(dataset_digest)
+        root = Path(output).absolute() / "aprendiz"
+        wanted = job.output.name or default_name(job)
+        while True:
+            found, free = _same_job(root, wanted, identity, job.output.again)
+            if found is not None:
+                return found
+            made = _make_folder(root / free, job, identity, dataset_digest)
+            if made is not None:
+                run = cls(root / free)
+                run.created = made
+                _remember(Path(output).absolute())
+                return run
+
+    @classmethod
+    def open(cls, folder: Path, *, main: bool = True) -> Run:
+        """The run in a folder. Raises RunError where there is none."""
+        folder = Path(folder).absolute()
+        if not (folder / "job.json").is_file():
+            raise RunError("{folder} is not the folder of a run. `python -m aprendiz runs` lists the runs there are.", folder=str(folder))
+        return cls(folder, main=main)
+
+    def discard(self) -> None:
+        """Remove the folder, and the folders above that were made for it and are empty: nothing was learned and nothing is to stay."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in self.created:
+            with suppress(OSError):
+                folder.rmdir()
+
+    # What there is
+
+    @property
+    def file(self) -> Path:
+        """The result."""
+        return self.folder / f"{self.name}.safetensors"
+
+    @property
+    def samples(self) -> Path:
+        """The folder of pictures made while training."""
+        return self.folder / "samples"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of resumable states."""
+        return self.folder / "checkpoints"
+
+    @property
+    def report(self) -> Path:
+        """The folder of the report."""
+        return self.folder / "report"
+
+    @property
+    def log(self) -> Path:
+        """What libraries print, and tracebacks."""
+        return self.folder / "log.txt"
+
+    @property
+    def _events(self) -> Path:
+        return self.folder / "events.jsonl"
+
+    @property
+    def _commands(self) -> Path:
+        return self.folder / "commands.jsonl"
+
+    def values(self) -> dict[str, Any]:
+        """The job as plain values. Raises RunError where job.json is gone or broken."""
+        try:
+            values: dict[str, Any] = json.loads((self.folder / "job.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError("{file} cannot be read, so this run cannot go on. Start its job anew.",
+                           file=str(self.folder / "job.json")) from error
+        return values
+
+    def job(self) -> Job:
+        """The resolved job; its name is the run's."""
+        return Job.read(self.values())
+
+    # Events
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Append one event. Paths inside the folder are told relative to it; numbers that are none become null. Raises RunError."""
+        if kind not in EVENTS:
+            raise ValueError(f"there is no event {kind!r}; worker/messages.py lists them")
+        if not self.main:
+            return
+        line = {"v": PROTOCOL, "attempt": self.attempt, "time": round(time.time(), 3), "event": kind, **self._plain(fields)}
+        with disk_errors(self._events):
+            _append(self._events, line)
+        self.last_event = kind
+        for listen in self.listeners:
+            listen(line)
+
+    def say(self, template: str, *, warning: bool = False, **fields: Any) -> None:
+        """Tell people something while training: a `message` or `warning` event from an English template with named fields."""
+        shown = self._plain(fields)
+        self.event("warning" if warning else "message", template=template, fields=shown, text=template.format(**shown))
+
+    def events(self) -> list[dict[str, Any]]:
+        """All events in order; of steps that were repeated after a resume only the last attempt's. A torn last line is ignored."""
+        return last_attempts(read_events(self._events)[0])
+
+    @property
+    def state(self) -> str:
+        """queued, running, paused, stopped, finished, failed, or dead: its worker ended without a word."""
+        last = _last_events(self._events)
+        if not last or last[-1]["attempt"] == 0:
+            return "running" if self.is_locked else "queued"
+        kinds = [event["event"] for event in last if event["attempt"] == last[-1]["attempt"]]
+        kind = next((kind for kind in reversed(kinds) if kind not in ASIDE), "ready")
+        if kind in ENDS:
+            return kind
+        if not self.is_locked:
+            return "dead"
+        return kind if kind in ("queued", "paused") else "running"
+
+    def _plain(self, value: Any) -> Any:
+        """A value as JSON has it."""
+        if isinstance(value, dict):
+            return {str(key): self._plain(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self._plain(item) for item in value]
+        if isinstance(value, Problem):
+            return {"template": value.template, "fields": self._plain(value.fields), "where": value.where,
+                    "warning": value.warning, "text": value.english}
+        if isinstance(value, PurePath):
+            inside = value.is_absolute() and value.is_relative_to(self.folder)
+            return (value.relative_to(self.folder) if inside else value).as_posix()
+        if isinstance(value, float):
+            return value if math.isfinite(value) else None
+        return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+    # Commands
+
+    def tell(self, command: str) -> None:
+        """Steer the run, from any process: pause, resume, stop, save, sample. Raises RunError."""
+        if command not in COMMANDS:
+            raise RunError("There is no command '{command}'. There are: {choices}.", command=command, choices=", ".join(COMMANDS))
+        with disk_errors(self._commands):
+            _append(self._commands, {"v": PROTOCOL, "id": secrets.token_hex(8), "time": round(time.time(), 3), "command": command})
+
+    def commands(self) -> list[str]:
+        """Commands that came since the last call, in this process or an earlier one: each is handed out once. Costs one look at the disk."""
+        start = self._consumed()
+        size = _size(self._commands)
+        if not self.main or size == start:
+            return []
+        lines, self._read_to = read_events(self._commands, min(start, size))
+        # Noted before they are acted on: a command is rather lost in a crash than done twice.
+        write_atomically(self.folder / "consumed", str(self._read_to).encode())
+        return [line["command"] for line in lines if line.get("command") in COMMANDS]
+
+    def forget_commands(self) -> None:
+        """Drop what was said to earlier workers. Called by whoever is about to start one."""
+        self._read_to = _size(self._commands)
+        write_atomically(self.folder / "consumed", str(self._read_to).encode())
+
+    def _consumed(self) -> int:
+        if self._read_to is None:
+            try:
+                self._read_to = int((self.folder / "consumed").read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                self._read_to = 0
+        return self._read_to
+
+    # Locks
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether a worker lives."""
+        return is_locked(self.folder / "lock")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the run's worker: hold its lock and begin a new attempt with the event `queued`. Raises RunError if another holds it."""
+        if not self.main:
+            yield
+            return
+        lock = FileLock(self.folder / "lock")
+        with disk_errors(lock.file):
+            taken = lock.take(PROBE)
+        if not taken:
+            raise RunError("{name} is being trained by another process. Follow it with: python -m aprendiz watch {folder}",
+                           name=self.name, folder=str(self.folder))
+        try:
+            last = _last_events(self._events)
+            self.attempt = (last[-1]["attempt"] if last else 0) + 1
+            self.event("queued")
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def on_devices(self, devices: Sequence[str]) -> Iterator[None]:
+        """Hold devices (`cpu`, `cuda:0`), waiting for other runs on them. Raises Stopped when told to stop meanwhile."""
+        told = 0
+
+        def waiting(ahead: int) -> None:
+            nonlocal told
+            if ahead != told:
+                told = ahead
+                self.event("queued", device=", ".join(devices), ahead=ahead)
+            if "stop" in self.commands():
+                self.event("stopped", step=self.step)
+                raise Stopped(self.name)
+
+        if not self.main:
+            yield
+            return
+        with devices_locked(devices, waiting):
+            yield
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that are saved: those of the newest resumable state, 0 where there is none."""
+        steps = [int(folder.name[5:]) for folder in self.checkpoints.glob("step-*") if folder.name[5:].isdigit()]
+        return max(steps, default=0)
+
+
+def default_name(job: Job) -> str:
+    """A name that says what is taught, free of spaces: 'mara-lora'. From the trigger, else the folder of pictures."""
+    for words in (job.data.trigger, Path(job.data.path).name if job.data.path else None, job.data.class_word):
+        plain = unicodedata.normalize("NFKD", words or "").encode("ascii", "ignore").decode().lower()
+        plain = re.sub(r"[^a-z0-9._]+", "-", plain).strip("-._")[:60].rstrip("-._")
+        if plain:
+            return f"{plain}-{job.method_name.replace('_', '-')}"
+    return job.method_name.replace("_", "-")
+
+
+def find_runs(output: Path | None = None) -> list[Run]:
+    """Runs in an output folder (or in all that were ever used), those changed last first. Raises RunError where the folder is not there."""
+    if output is not None:
+        output = Path(output).absolute()
+        if not output.is_dir():
+            raise RunError("There is no folder {folder}.", folder=str(output))
+    roots = [output] if output is not None else [Path(folder) for folder in _outputs()]
+    folders = {file.parent for root in roots for pattern in ("job.json", "*/job.json", "aprendiz/*/job.json") for file in root.glob(pattern)}
+    runs = [Run(folder) for folder in folders if (folder / "events.jsonl").is_file() and not folder.name.startswith(".")]
+    return sorted(runs, key=lambda run: _changed(run.folder / "events.jsonl"), reverse=True)
+
+
+def read_events(file: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+    """Lines of JSON from a byte offset on, and the offset to read from next time. Torn and foreign lines are left out."""
+    try:
+        with open(file, "rb") as handle:
+            handle.seek(offset)
+            data = handle.read()
+    except FileNotFoundError:
+        return [], 0
+    whole = data.rfind(b"\n") + 1
+    lines = []
+    for raw in data[:whole].splitlines():
+        with suppress(ValueError):
+            line = json.loads(raw)
+            if isinstance(line, dict):
+                lines.append(line)
+    return lines, offset + whole
+
+
+def last_attempts(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Events less those of steps that a later attempt did again."""
+    first: dict[int, float] = {}
+    for event in events:
+        step, attempt = event.get("step"), event.get("attempt", 0)
+        if event.get("event") in ("step", "resumed") and step is not None:
+            first[attempt] = min(first.get(attempt, math.inf), step + (event["event"] == "resumed"))
+    repeated = {attempt: min((step for later, step in first.items() if later > attempt), default=math.inf)
+                for attempt in {event.get("attempt", 0) for event in events}}
+    return [event for event in events if event.get("step") is None or event["step"] < repeated[event.get("attempt", 0)]]
+
+
+def _last_events(file: Path) -> list[dict[str, Any]]:
+    start = max(_size(file) - TAIL, 0)
+    return [line for line in read_events(file, start)[0] if "event" in line and isinstance(line.get("attempt"), int)]
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
+
+
+def _changed(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _append(file: Path, line: dict[str, Any]) -> None:
+    """One line in one write; begun on a new line where the last one was torn. Raises OSError."""
+    data = (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    with open(file, "ab+", buffering=0) as handle:
+        if handle.seek(0, os.SEEK_END):
+            handle.seek(-1, os.SEEK_END)
+            if handle.read(1) != b"\n":
+                data = b"\n" + data
+        written = handle.write(data)
+        if written != len(data):
+            handle.write(data[written:])  # the rest does not fit either, and now the system says why
+
+
+def _same_job(root: Path, wanted: str, identity: str, again: bool) -> tuple[Run | None, str]:
+    """The run of this very job to go on with or to answer with, if there is one; and the first free name."""
+    finished = None
+    name, number = wanted, 1
+    while (root / name).exists():
+        run = Run(root / name)
+        first = read_events(root / name / "events.jsonl")[0][:1]
+        if first and first[0].get("job") == identity:
+            if run.state != "finished":
+                return run, name
+            finished = run
+        number += 1
+        name = f"{wanted}-{number}"
+    return (None if again else finished), name
+
+
+def _make_folder(folder: Path, job: Job, identity: str, dataset: str) -> list[Path] | None:
+    """Make a run's folder, all of it at once; the folders above that had to be made. None if another took the name meanwhile."""
+    missing = [parent for parent in folder.parents if not parent.exists()]
+    building = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    with disk_errors(folder):
+        try:
+            building.mkdir(parents=True)
+            write_json(building / "job.json", job.with_values(output={"name": folder.name}).values())
+            Run(building).event("queued", job=identity, dataset=dataset)
+            building.rename(folder)
+            return missing
+        except BaseException as error:
+            shutil.rmtree(building, ignore_errors=True)
+            if isinstance(error, OSError) and folder.exists():
+                return None
+            for parent in missing:
+                with suppress(OSError):
+                    parent.rmdir()
+            raise
+
+
+def _outputs() -> list[str]:
+    """The output folders that were ever used."""
+    try:
+        listed = json.loads((home() / "outputs.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [folder for folder in listed if isinstance(folder, str)] if isinstance(listed, list) else []
+
+
+def _remember(output: Path) -> None:
+    """Add an output folder to the list, so that `runs` finds what is in it."""
+    with disk_errors(home() / "outputs.json"):
+        home().mkdir(parents=True, exist_ok=True)
+        lock = FileLock(home() / "outputs.lock")
+        lock.take(PROBE)
+        try:
+            listed = _outputs()
+            if str(output) not in listed:
+                write_json(home() / "outputs.json", [*listed, str(output)])
+        finally:
+            lock.release()

@@ -1,0 +1,75 @@
+"""The worker process: `python aprendiz/worker/__main__.py RUN_FOLDER [--lifeline]`, started by path.
+
+Exit codes: 0 finished, 1 failed in a way that a person can mend, 3 our bug, 130 stopped. Events say the rest.
+"""
+
+import os
+import sys
+
+if not __package__:
+    # Started by path: this folder (which holds `messages` and `client`) makes way for the one that holds the package. A Python with
+    # a ._pth file, or with -I, has neither.
+    _here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [os.path.dirname(os.path.dirname(_here)), *(path for path in sys.path if os.path.abspath(path or ".") != _here)]
+    import runpy
+    runpy.run_module("aprendiz.worker", run_name="__main__", alter_sys=True)
+    raise SystemExit(0)
+
+import io
+import logging
+import threading
+from pathlib import Path
+
+from ..errors import AprendizError
+from ..run import Run, Stopped
+from .attempt import attempt, libraries_to_log
+
+SAVING = 600.0  # seconds that a worker whose host is gone may take to save before it is ended: a card is not to be held for ever
+
+
+def main(arguments: list[str]) -> int:
+    """Train the run in the folder given."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="replace", line_buffering=True)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("aprendiz").setLevel(logging.INFO)
+    try:
+        run = Run.open(Path(arguments[0]))
+        if "--lifeline" in arguments:
+            hold_lifeline(run)
+        with libraries_to_log(run.log, begin=False):
+            attempt(run)
+    except AprendizError as error:
+        print("\n".join(problem.english for problem in error.problems), file=sys.stderr)
+        return 1
+    except (Stopped, KeyboardInterrupt):
+        return 130
+    except Exception:
+        logging.getLogger(__name__).exception("the worker failed")
+        return 3
+    return 0
+
+
+def hold_lifeline(run: Run) -> None:
+    """Stop the run when stdin ends: the host that held its other end is gone."""
+    # The pipe moves to a number of its own, and 0 becomes the null device: on Windows libraries that look at stdin while a
+    # thread reads it would hang.
+    pipe = os.dup(0)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+
+    def wait_for_the_end() -> None:
+        while os.read(pipe, 4096):
+            pass
+        run.tell("stop")
+        timer = threading.Timer(SAVING, os._exit, (1,))
+        timer.daemon = True
+        timer.start()
+
+    threading.Thread(target=wait_for_the_end, name="lifeline", daemon=True).start()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
