@@ -69,17 +69,22 @@ def carriers(trees: Mapping[str, ast.Module]) -> dict[str, int]:
     """Callables that take a template, with its position among the arguments."""
     takers = {"say": 0, "Problem": 0, "knob": 1, ERRORS: 0}
     classes = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-    for one in classes * 2:  # twice, so that a subclass may be seen before its parent
-        own = any(isinstance(part, ast.FunctionDef) and part.name == "__init__" for part in one.body)
-        if not own and any(isinstance(parent, ast.Name) and parent.id in takers for parent in one.bases):
-            takers[one.name] = 0
-    for tree in trees.values():
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not node.name.startswith("__"):
-                names = [argument.arg for argument in node.args.posonlyargs + node.args.args]
-                if "template" in names:
-                    takers[node.name] = names.index("template") - (names[0] in ("self", "cls"))
+    for kind in classes * 2:  # twice, so that a subclass may be seen before its parent
+        own = any(isinstance(part, ast.FunctionDef) and part.name == "__init__" for part in kind.body)
+        if not own and any(isinstance(parent, ast.Name) and parent.id in takers for parent in kind.bases):
+            takers[kind.name] = 0
+    functions = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    for one in functions * 2:
+        names = [argument.arg for argument in one.args.posonlyargs + one.args.args]
+        if "template" in names and not one.name.startswith("__") and hands_on(one, takers):
+            takers[one.name] = names.index("template") - (names[0] in ("self", "cls"))
     return takers
+
+
+def hands_on(function: ast.FunctionDef | ast.AsyncFunctionDef, takers: Mapping[str, int]) -> bool:
+    """Whether a function gives its parameter `template` to a call that takes one."""
+    arguments = [template_argument(node, takers) for node in ast.walk(function) if isinstance(node, ast.Call)]
+    return any(isinstance(argument, ast.Name) and argument.id == "template" for argument in arguments)
 
 
 def calls(node: ast.AST, names: Mapping[str, list[str]],
