@@ -86,12 +86,12 @@ def read(settings: type[Settings], values: Mapping[str, Any], section: str = "")
     for name in knobs(settings):
         if name in values:
             value, problem = fit(settings, name, values[name], section)
-            taken[name] = value
-            problems += [problem] if problem else []
-    if problems:
-        return None, problems
+            if problem:
+                problems.append(problem)
+            else:
+                taken[name] = value
     built = settings(**taken)
-    problems = check(built, section)
+    problems += check(built, section)
     return (None if problems else built), problems
 
 

@@ -150,8 +150,11 @@ class Family:
         """Pixels in [-1, 1] of normalised latents."""
         raise NotImplementedError
 
-    def tokenize(self, base: Base, prompts: Sequence[str]) -> Tensors:
-        """Token ids and weights of prompts, in chunks, `(word:1.2)` understood; a batch."""
+    def tokenize(self, base: Base, prompts: Sequence[str], max_tokens: int | None = None) -> Tensors:
+        """Token ids and weights of prompts, in chunks, `(word:1.2)` understood; a batch, padded to one number of chunks.
+
+        Prompts longer than `max_tokens` are cut; None cuts nothing.
+        """
         raise NotImplementedError
 
     def encode_tokens(self, base: Base, tokens: Tensors) -> Tensors:
@@ -159,7 +162,7 @@ class Family:
         raise NotImplementedError
 
     def collate(self, states: Sequence[Tensors], sizes: Sequence[PictureSize]) -> Tensors:
-        """One batch of single text states of any length, with what the network is told of the pictures' sizes."""
+        """One batch of text states of any length (each of one row or more), with what the network is told of the pictures' sizes."""
         raise NotImplementedError
 
     def predict(self, base: Base, noisy_BCHW: torch.Tensor, timesteps_B: torch.Tensor, conditioning: Tensors,

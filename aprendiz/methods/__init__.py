@@ -61,9 +61,6 @@ class Method:
         """What is trained, in a fixed order."""
         raise NotImplementedError
 
-    def copy_to_working(self) -> None:
-        """Bring what the network computes with up to date after the masters changed (a copy where precisions differ)."""
-
     def predict(self, noisy: Noisy, batch: Batch) -> torch.Tensor:
         """The network's prediction for a noisy batch, under this method's conditioning."""
         raise NotImplementedError

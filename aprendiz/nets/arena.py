@@ -7,7 +7,8 @@ float32 ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,20 +37,32 @@ class Arena:
         for part in parts:
             first = start
             for name, parameter in part.tensors.items():
-                self._adopt(name, parameter, start)
-                start += parameter.numel()
+                stop = start + parameter.numel()
+                self._spans[name] = (start, parameter.shape)
+                self.master[start:stop].copy_(parameter.detach().flatten())
+                start = stop
             self.slices[part.name] = (first, start)
+        self.reattach()
+
+    def reattach(self) -> None:
+        """Make the parameters views of the buffers; also after a module that holds them was moved, which gives it copies."""
+        for part in self.parts:
+            for name, parameter in part.tensors.items():
+                start, shape = self._spans[name]
+                stop = start + shape.numel()
+                parameter.grad = None
+                parameter.data = self.working[start:stop].view(shape)
+                parameter.grad = self.working_gradient[start:stop].view(shape)
+                parameter.requires_grad_(True)
         self.refresh()
 
-    def _adopt(self, name: str, parameter: nn.Parameter, start: int) -> None:
-        """Make a parameter a view of the buffers, its value kept."""
-        stop, shape = start + parameter.numel(), parameter.shape
-        self._spans[name] = (start, shape)
-        self.master[start:stop].copy_(parameter.detach().flatten())
-        parameter.grad = None
-        parameter.data = self.working[start:stop].view(shape)
-        parameter.grad = self.working_gradient[start:stop].view(shape)
-        parameter.requires_grad_(True)
+    @contextlib.contextmanager
+    def showing(self, flat: Tensor) -> Iterator[None]:
+        """While the network computes with other values (a moving average), for samples and validation."""
+        before = self.working.clone()
+        self.working.copy_(flat)
+        yield
+        self.working.copy_(before)
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """The trained tensors by name as views of a flat buffer (`master`, a moving average...)."""

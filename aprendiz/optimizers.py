@@ -1,0 +1,140 @@
+"""Optimizers by name over the arena's flat slices, and the learning rate of any step.
+
+The rate is a function of the step alone, so there is no scheduler to save. An optimizer's state is kept as plain tensors and numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import SettingsError
+from .nets.arena import Arena
+from .settings import OptimizerSettings, learning_rates
+
+
+class Optimizer:
+    """A torch optimizer over the arena, one group to a part, with its learning rates."""
+
+    def __init__(self, arena: Arena, settings: OptimizerSettings, steps: int) -> None:
+        self.settings, self.steps = settings, steps
+        self.rates: list[Callable[[int], float]] = []
+        groups = []
+        for part in arena.parts:
+            start, stop = arena.slices[part.name]
+            groups.append({"params": _parameters(arena, part.name, start, stop, settings.optimizer)})
+            own = settings.learning_rate if part.learning_rate is None else part.learning_rate
+            self.rates.append(rate_of(settings, own, steps))
+        self.torch = build(groups, settings, arena.master.device)
+
+    def step(self, number: int) -> None:
+        """One update; `number` counts from 0."""
+        for group, rate in zip(self.torch.param_groups, self.rates):
+            group["lr"] = rate(number)
+        self.torch.step()
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """While schedule-free's average stands in the masters (saving, samples); nothing for the others."""
+        if self.settings.optimizer != "schedulefree":
+            yield
+            return
+        self.torch.eval()  # type: ignore[attr-defined]
+        yield
+        self.torch.train()  # type: ignore[attr-defined]
+
+    def tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The whole state as named tensors and plain numbers."""
+        kept = self.torch.state_dict()
+        tensors = {f"{i}.{name}": value for i, state in kept["state"].items() for name, value in state.items() if isinstance(value, Tensor)}
+        plain = {f"{i}.{name}": value for i, state in kept["state"].items() for name, value in state.items() if not isinstance(value, Tensor)}
+        groups = [{name: value for name, value in group.items() if _is_plain(value)} for group in kept["param_groups"]]
+        return tensors, {"state": plain, "groups": groups}
+
+    def restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+        """Put back what `tensors` gave."""
+        state: dict[int, dict[str, Any]] = {}
+        for source in (tensors, plain["state"]):
+            for name, value in source.items():
+                place, _, rest = name.partition(".")
+                state.setdefault(int(place), {})[rest] = value
+        now = self.torch.state_dict()
+        groups = [{**group, **_untuple(kept)} for group, kept in zip(now["param_groups"], plain["groups"])]
+        self.torch.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str, tuple, list))
+
+
+def _untuple(group: dict[str, Any]) -> dict[str, Any]:
+    """JSON made lists of tuples (betas)."""
+    return {name: tuple(value) if name == "betas" else value for name, value in group.items()}
+
+
+def _parameters(arena: Arena, part: str, start: int, stop: int, optimizer: str) -> list[nn.Parameter]:
+    """A part as one flat parameter; as its own tensors where the optimizer needs their shapes (Adafactor)."""
+    def parameter(master: Tensor, gradient: Tensor) -> nn.Parameter:
+        made = nn.Parameter(master)
+        made.grad = gradient
+        return made
+
+    if optimizer != "adafactor":
+        return [parameter(arena.master[start:stop], arena.gradient[start:stop])]
+    masters, gradients = arena.views(arena.master), arena.views(arena.gradient)
+    names = next(p for p in arena.parts if p.name == part).tensors
+    return [parameter(masters[name], gradients[name]) for name in names]
+
+
+def build(groups: list[dict[str, Any]], settings: OptimizerSettings, device: torch.device) -> torch.optim.Optimizer:
+    """The optimizer of the settings. Raises SettingsError where its package is not there."""
+    name, decay, betas = settings.optimizer, settings.weight_decay, (settings.beta1, settings.beta2)
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=1e-4, betas=betas, weight_decay=decay, fused=device.type in ("cuda", "cpu", "xpu"))
+    if name == "adamw8bit":
+        return _package("bitsandbytes", name).optim.AdamW8bit(groups, lr=1e-4, betas=betas, weight_decay=decay)  # type: ignore[no-any-return]
+    library = _package("pytorch_optimizer", name)
+    if name == "prodigy":
+        return library.Prodigy(groups, lr=1.0, betas=betas, weight_decay=decay, safeguard_warmup=True, bias_correction=True)  # type: ignore[no-any-return]
+    if name == "lion":
+        return library.Lion(groups, lr=1e-4, betas=betas, weight_decay=decay)  # type: ignore[no-any-return]
+    if name == "adafactor":
+        return library.AdaFactor(groups, lr=1e-4, betas=betas, weight_decay=decay, scale_parameter=False, relative_step=False)  # type: ignore[no-any-return]
+    return library.ScheduleFreeAdamW(groups, lr=1e-4, betas=betas, weight_decay=decay)  # type: ignore[no-any-return]
+
+
+def _package(name: str, optimizer: str) -> Any:
+    if importlib.util.find_spec(name) is None:
+        raise SettingsError("The optimizer '{optimizer}' needs the package {package}. Install it with `python -m pip install {package}`, "
+                            "or choose adamw.", optimizer=optimizer, package=name.replace("_", "-"), where="optimizer.optimizer")
+    return importlib.import_module(name)
+
+
+def rate_of(settings: OptimizerSettings, rate: float | str, steps: int) -> Callable[[int], float]:
+    """The learning rate of a step (from 0): a number or a list of them, warmed up, then let down as the schedule says."""
+    listed = learning_rates(rate) if isinstance(rate, str) else [(rate, None)]
+
+    def peak(step: int) -> float:
+        return next((value for value, until in listed if until is None or step < until), listed[-1][0])
+
+    def at(step: int) -> float:
+        warm = settings.warmup_steps
+        if step < warm:
+            return peak(step) * (step + 1) / warm
+        if settings.schedule == "constant":
+            return peak(step)
+        done = (step - warm) / max(1, steps - warm)
+        if settings.schedule == "cosine":
+            done = (done * settings.restarts) % 1.0 if done < 1 else 1.0
+            left = 0.5 * (1 + math.cos(math.pi * done))
+        else:
+            left = 1 - min(done, 1.0)
+        return peak(step) * (settings.final_rate + (1 - settings.final_rate) * left)
+
+    return at

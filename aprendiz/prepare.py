@@ -1,0 +1,261 @@
+"""From a job to everything that the loop needs: the base opened, pictures checked and encoded, the method attached.
+
+Order matters here. Everything that can be wrong is found before anything heavy loads; encoders are on the device while they encode and leave
+it afterwards; the network comes last.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from . import devices, registry
+from .data import buckets, captions, folder
+from .data.cache import Cache, Cut, Encoded, encode_cuts, encode_now, encode_texts
+from .data.loader import Example, Loader, Plan, Store
+from .data.preflight import Report, preflight
+from .draws import Draws
+from .errors import AprendizError, Problem, ProblemsError
+from .families import Source, Tensors
+from .formats import checkpoint
+from .generate import Request
+from .nets.arena import Arena
+from .objectives import Objective, objective
+from .optimizers import Optimizer
+
+if TYPE_CHECKING:
+    from .data.folder import Dataset, Picture
+    from .families import Base, Family
+    from .methods import Method
+    from .processes import Processes
+    from .run import Run
+    from .settings import Job
+
+logger = logging.getLogger(__name__)
+
+CAPTION_VARIANTS = 8  # where captions are shuffled or thinned, so many forms of each are encoded
+
+
+@dataclass
+class Checked:
+    """What is known before anything heavy loads, with every problem found on the way."""
+
+    source: Source | None = None
+    family: Family | None = None
+    dataset: Dataset | None = None
+    report: Report | None = None
+    problems: list[Problem] = field(default_factory=list)
+
+    def raise_if_bad(self, strict: bool) -> None:
+        """Raise ProblemsError with everything that stops the run."""
+        stopping = [problem for problem in self.problems if strict or not problem.warning]
+        if stopping:
+            raise ProblemsError(stopping)
+
+
+@dataclass
+class Lesson:
+    """One run, ready to be trained."""
+
+    job: Job
+    run: Run
+    base: Base
+    method: Method
+    dataset: Dataset
+    objective: Objective
+    loader: Loader
+    validation: Loader | None
+    arena: Arena
+    optimizer: Optimizer
+    processes: Processes
+    draws: Draws
+    steps: int
+    samples: list[Request]
+    resolution: int
+
+
+def check(job: Job, output: Any) -> Checked:
+    """Everything that can be known of a job without opening a model: the base's header, the settings together, every picture."""
+    found = Checked()
+
+    def attempt(step: Any) -> None:
+        try:
+            step()
+        except AprendizError as error:
+            found.problems += error.problems
+
+    def base() -> None:
+        found.source = checkpoint.find(job.base)
+        found.family = registry.families()[found.source.family]
+        found.problems += fits(job, found.family)
+
+    def pictures() -> None:
+        found.dataset = folder.scan(job.data)
+        found.report = preflight(job, found.dataset, output=output, resolution=resolution(job, found.source, found.family),
+                                 bucket_step=bucket_step(job, found.family))
+        found.problems += found.report.problems
+
+    attempt(base)
+    attempt(lambda: devices.precision(job.training, devices.device(job.training.device)))
+    attempt(pictures)
+    return found
+
+
+def fits(job: Job, family: Family) -> list[Problem]:
+    """Why a method cannot be taught to a family, if it cannot; and what its own settings have against this base."""
+    method = registry.methods()[job.method_name]
+    lacking = method.needs - family.offers
+    if lacking:
+        return [Problem("{method} cannot be taught to {family}, which has no {parts}. `python -m aprendiz families` tells what each offers.",
+                        {"method": method.title, "family": family.title, "parts": ", ".join(sorted(lacking))}, "method.name")]
+    return method.check(job.method, family.offers)
+
+
+def resolution(job: Job, source: Source | None, family: Family | None) -> int:
+    """Training size in pixels: the job's, else the base's, else the family's."""
+    return job.data.resolution or (source and source.resolution) or (family and family.resolution) or 512
+
+
+def bucket_step(job: Job, family: Family | None) -> int:
+    """Multiple of widths and heights in pixels: the job's, else the family's."""
+    return job.data.bucket_step or (family.bucket_step if family else 64)
+
+
+def prepare(job: Job, run: Run, checked: Checked, processes: Processes) -> Lesson:
+    """Open, encode, attach. Raises AprendizError."""
+    assert checked.source and checked.family and checked.dataset
+    device = processes.device or devices.device(job.training.device)
+    dtype = devices.precision(job.training, device)
+    base = checkpoint.open_base(job.base, dtype)
+    draws = Draws(job.training.seed)
+    side = resolution(job, checked.source, base.family)
+    pictures = [p for p in checked.dataset.pictures if not p.validation]
+    prior = prior_pictures(job, run, base, pictures, side, device)
+    cache = Cache(run.cache)
+    place(base, device, encoders=True)
+
+    taught = examples(job, pictures, side, base.family)
+    kept_apart = examples(job, [p for p in checked.dataset.pictures if p.validation], side, base.family)
+    beside = prior_examples(prior, {bucket for _, bucket in taught}) if taught else []
+    method = registry.methods()[job.method_name](base, job.method, job.training.seed)
+    cuts, texts, offered = lay_out(job, draws, [taught, kept_apart, beside])
+    states = encode_states(base, texts, job, cache, run, method.trains_text_encoder)
+    live = job.data.crop == "random" and job.data.crop_variants == 0
+    encoded = None if live else encode_cuts(base, cuts, job.data, cache, lambda done, of: run.event("caching", what="pictures", done=done, total=of))
+    cache.trim()
+    store = Store(base, cuts, encoded, states, texts.index(""), method.trains_text_encoder, live_encoder(base, job) if live else None)
+
+    place(base, device, encoders=live or method.trains_text_encoder or device.type == "cpu", network=True)
+    plan = Plan(offered[0], job.training.batch_size, draws)
+    prior_plan = Plan(offered[2], job.prior.per_batch, draws) if offered[2] else None
+    loader = Loader(base, plan, prior_plan, store, job.data.caption_dropout, job.prior.prior_weight)
+    validation = None
+    if offered[1]:
+        validation = Loader(base, Plan(offered[1], 1, Draws(job.training.seed + 1)), None, store, 0.0, 1.0)
+    arena = Arena(method.parts(), device, base.dtype)
+    steps = steps_of(job, plan)
+    return Lesson(job=job, run=run, base=base, method=method, dataset=checked.dataset, objective=objective(base, job.objective), loader=loader,
+                  validation=validation, arena=arena, optimizer=Optimizer(arena, job.optimizer, steps), processes=processes, draws=draws, steps=steps,
+                  samples=sample_requests(job, pictures, side), resolution=side)
+
+
+def place(base: Base, device: torch.device, *, encoders: bool, network: bool = False) -> None:
+    """Move the encoders to the device or off it, and the network where it is wanted."""
+    for name, module in base.parts().items():
+        if name == "network":
+            if network:
+                module.to(device)
+        else:
+            module.to(device if encoders else "cpu")
+
+
+def examples(job: Job, pictures: Sequence[Picture], side: int, family: Family) -> list[tuple[Picture, tuple[int, int]]]:
+    """Each picture with its bucket; those left out for being small were named by preflight."""
+    planned = buckets.plan([p.size for p in pictures], side, bucket_step(job, family), job.data.buckets, job.data.allow_upscale)
+    return [(picture, bucket) for picture, bucket in zip(pictures, planned) if bucket is not None]
+
+
+def prior_examples(pictures: Sequence[Picture], wanted: set[tuple[int, int]]) -> list[tuple[Picture, tuple[int, int]]]:
+    """The base's own pictures, each cut to every bucket in use, so that any batch can take some."""
+    return [(picture, bucket) for bucket in sorted(wanted) for picture in pictures]
+
+
+def lay_out(job: Job, draws: Draws, groups: Sequence[Sequence[tuple[Picture, tuple[int, int]]]]) -> tuple[list[Cut], list[str], list[list[Example]]]:
+    """All cuts and texts of a run, each once, and the examples that point at them. The empty caption is always among the texts."""
+    cuts: list[Cut] = []
+    texts: dict[str, int] = {"": 0}
+    offered: list[list[Example]] = []
+    for group in groups:
+        made = []
+        for picture, bucket in group:
+            first = len(cuts)
+            cuts += cuts_of(job, draws, picture, bucket)
+            forms = captions_of(job, draws, picture)
+            places = tuple(texts.setdefault(form, len(texts)) for form in forms)
+            made.append(Example(picture, bucket, tuple(range(first, len(cuts))), places, picture.repeats))
+        offered.append(made)
+    return cuts, list(texts), offered
+
+
+def cuts_of(job: Job, draws: Draws, picture: Picture, bucket: tuple[int, int]) -> list[Cut]:
+    """The ways in which a picture is cut: centred, or at places drawn from the seed; as it is and mirrored."""
+    spots = [(0.5, 0.5)]
+    if job.data.crop == "random":
+        pick = random.Random(f"{draws.seed}/{picture.digest}")
+        spots = [(pick.random(), pick.random()) for _ in range(max(1, job.data.crop_variants))]
+    return [Cut(picture, bucket, spot, flip) for spot in spots for flip in ((False, True) if job.data.flip else (False,))]
+
+
+def captions_of(job: Job, draws: Draws, picture: Picture) -> list[str]:
+    """A picture's captions, in several forms where tags are shuffled or dropped."""
+    if not (job.data.shuffle_tags or job.data.tag_dropout):
+        return list(picture.captions)
+    return [captions.variant(caption, job.data, random.Random(f"{draws.seed}/{caption}/{n}"))
+            for caption in picture.captions for n in range(CAPTION_VARIANTS)]
+
+
+def encode_states(base: Base, texts: Sequence[str], job: Job, cache: Cache, run: Run, trained: bool) -> list[Tensors]:
+    """Text states of every text; its tokens where the encoder is trained."""
+    if trained:
+        tokens = base.family.tokenize(base, texts, job.data.max_tokens)
+        return [tokens.rows(i, i + 1) for i in range(len(texts))]
+    return encode_texts(base, texts, job.data.max_tokens, cache, lambda done, of: run.event("caching", what="captions", done=done, total=of))
+
+
+def live_encoder(base: Base, job: Job) -> Any:
+    """Encode cuts in the step itself, at places drawn anew each time (crop_variants = 0)."""
+    return lambda cuts: encode_now(base, cuts, job.data)
+
+
+def steps_of(job: Job, plan: Plan) -> int:
+    """Optimizer steps of the run: as told, or from the epochs, or 100 for each picture within 400 and 2,000."""
+    if job.training.steps is not None:
+        return job.training.steps
+    if job.training.epochs is not None:
+        return math.ceil(job.training.epochs * plan.batches)
+    return min(2000, max(400, 100 * len(plan.examples)))
+
+
+def sample_requests(job: Job, pictures: Sequence[Picture], side: int) -> list[Request]:
+    """The pictures drawn before, while and after training."""
+    prompts = job.samples.sample_prompts or tuple(dict.fromkeys(p.captions[0] for p in pictures))[:4]
+    return [Request(prompt=prompt, negative=job.samples.negative_prompt, seed=job.samples.sample_seed + i, width=side, height=side,
+                    steps=job.samples.sampler_steps, guidance=job.samples.guidance, sampler=job.samples.sampler)
+            for i, prompt in enumerate(prompts)]
+
+
+def prior_pictures(job: Job, run: Run, base: Base, pictures: Sequence[Picture], side: int, device: torch.device) -> list[Picture]:
+    """The base's own pictures for prior preservation: from a folder, or made now (once: they stay in the run's folder)."""
+    from .data.prior import make
+    if job.prior.prior_data:
+        return list(folder.scan(replace(job.data, path=job.prior.prior_data, trigger=None, caption=None, validation_share=0.0)).pictures)
+    if not job.prior.pictures:
+        return []
+    place(base, device, encoders=True, network=True)
+    return make(job, run, base, pictures, side)

@@ -1,0 +1,251 @@
+"""The loop: from noised latents to learned weights, and everything that happens between two steps.
+
+    batch -> corrupt -> predict -> loss -> gradients -> clip -> optimizer
+
+Step n means: n steps are done. States are saved only between steps; a resumed run is the same run, bit for bit, on the same machine,
+versions, threads and processes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from . import __version__, devices, forensics, state
+from .errors import DeviceError
+from .memory import Fit
+from .meter import Meter, Note, NotFinite
+from .outcome import draw_samples, finish, save_file
+from .prepare import Lesson, check, place, prepare
+from .processes import Processes
+from .run import Run, Stopped
+
+if TYPE_CHECKING:
+    from .data.loader import Batch
+    from .settings import Job
+
+logger = logging.getLogger(__name__)
+
+SNAPSHOT_SECONDS = 20.0  # how much training an accident may cost: what is trained is copied to RAM this often
+
+
+def train(job: Job, run: Run) -> Path:
+    """Do a job whole: check, open, encode, learn, write, report. The result's file. Raises AprendizError, and Stopped once saved."""
+    checked = check(job, run.folder)
+    checked.raise_if_bad(job.data.strict)
+    device = devices.device(job.training.device)
+    processes = Processes(device)
+    with run.on_devices([str(device)]):
+        run.event("ready", device=str(device), pid=os.getpid(), python=sys.version.split()[0], torch=torch.__version__, aprendiz=__version__)
+        lesson = prepare(job, run, checked, processes)
+        try:
+            learned = learn(lesson)
+            return finish(lesson, learned.result(lesson), learned.started)
+        finally:
+            lesson.loader.close()
+
+
+@dataclass
+class Learned:
+    """How far a run is: steps done, the moving average, the best validation loss so far, how the step fits the memory."""
+
+    fit: Fit
+    step: int = 0
+    ema: Tensor | None = None
+    best: tuple[float, int] | None = None
+    started: float = field(default_factory=time.time)
+
+    def state(self, lesson: Lesson) -> state.State:
+        """Everything needed to go on, copied to the CPU."""
+        tensors, plain = lesson.optimizer.tensors()
+        kept = {"master": lesson.arena.master, **({"ema": self.ema} if self.ema is not None else {})}
+        kept |= {f"optimizer.{name}": tensor for name, tensor in tensors.items()}
+        return state.State(self.step, {name: t.detach().to("cpu", copy=True) for name, t in kept.items()},
+                           {"optimizer": plain, "best": self.best, "loss_scale": self.fit.loss_scale, "started": self.started})
+
+    def restore(self, lesson: Lesson, kept: state.State) -> None:
+        """Go back, or on, to a saved state."""
+        device = lesson.arena.master.device
+        lesson.arena.master.copy_(kept.tensors["master"])
+        lesson.arena.refresh()
+        if self.ema is not None:
+            self.ema.copy_(kept.tensors["ema"])
+        lesson.optimizer.restore({name.removeprefix("optimizer."): tensor.to(device) if tensor.ndim else tensor.clone()
+                                  for name, tensor in kept.tensors.items() if name.startswith("optimizer.")}, kept.plain["optimizer"])
+        self.step, self.started = kept.step, kept.plain["started"]
+        self.best = tuple(kept.plain["best"]) if kept.plain["best"] else None
+        self.fit.loss_scale = kept.plain["loss_scale"]
+
+    def result(self, lesson: Lesson) -> Tensor:
+        """What the run's file holds: the moving average where one is kept, else the masters."""
+        if self.ema is not None:
+            return self.ema
+        with lesson.optimizer.averaged():
+            return lesson.arena.master.clone()
+
+
+def learn(lesson: Lesson) -> Learned:
+    """Train to the last step. Raises Stopped once saved, TrainingError where the loss is no number, DeviceError out of memory."""
+    job, run, arena, processes = lesson.job, lesson.run, lesson.arena, lesson.processes
+    learned = Learned(Fit(lesson), ema=arena.master.clone() if job.training.ema_decay else None)
+    resume(lesson, learned)
+    if learned.step == 0:
+        draw_samples(lesson, 0, arena.master)
+    meter = Meter(run, lesson.steps, lesson.loader.samples, arena.master.device)
+    share = processes.share(lesson.loader.samples)
+    snapshot, taken = learned.state(lesson), time.monotonic()
+
+    while learned.step < lesson.steps:
+        wishes = processes.same(",".join(run.commands())).split(",")
+        if "pause" in wishes:
+            wishes = pause(lesson, learned.step)
+            meter.pause()
+        if "stop" in wishes:
+            save(lesson, learned)
+            run.event("stopped", step=learned.step)
+            raise Stopped(run.name)
+
+        batch = lesson.loader.batch(learned.step, share)
+        try:
+            loss = update(lesson, learned, batch)
+        except torch.OutOfMemoryError:
+            # Every draw belongs to the step, so doing it again in smaller parts is the same step.
+            learned.fit.lower()
+            continue
+        if loss is None:
+            continue
+        try:
+            meter.note(Note(learned.step, learned.step / lesson.loader.plan.batches, lesson.optimizer.torch.param_groups[0]["lr"], loss))
+            due = events_due(job, learned.step, lesson.steps, wishes)
+            if due or time.monotonic() - taken > SNAPSHOT_SECONDS:
+                meter.flush()
+                snapshot, taken = learned.state(lesson), time.monotonic()
+        except NotFinite as found:
+            learned.restore(lesson, snapshot)
+            save(lesson, learned)
+            raise forensics.explain(lesson, learned, found.step) from None
+        if "validate" in due:
+            validate(lesson, learned)
+        if "sample" in due:
+            draw_samples(lesson, learned.step, learned.result(lesson))
+        if "save" in due:
+            save(lesson, learned)
+        if due:
+            meter.pause()
+    return learned
+
+
+def update(lesson: Lesson, learned: Learned, batch: Batch) -> Tensor | None:
+    """One optimizer step. Its loss (on the device, of the whole batch), or None where fp16 overflowed and the step is to be done again."""
+    job, arena = lesson.job, lesson.arena
+    loss = gradients(lesson, learned.fit, batch)
+    lesson.processes.sum(arena.gradient)
+    if learned.fit.overflowed(arena):
+        return None
+    if job.optimizer.max_grad_norm is not None:
+        arena.clip(arena.norm(), job.optimizer.max_grad_norm)
+    lesson.optimizer.step(learned.step)
+    arena.refresh()
+    if learned.ema is not None:
+        # A young average follows closely: its decay grows as (1 + n) / (10 + n).
+        learned.ema.lerp_(arena.master, 1 - min(job.training.ema_decay or 0.0, (learned.step + 1) / (learned.step + 10)))
+    learned.step += 1
+    return lesson.processes.sum(loss)
+
+
+def gradients(lesson: Lesson, fit: Fit, batch: Batch) -> Tensor:
+    """Fill the arena's gradient from a batch, in as many parts as memory asks for. The loss (scalar, on the device, of the whole batch)."""
+    arena, objective, method = lesson.arena, lesson.objective, lesson.method
+    arena.zero()
+    total = torch.zeros((), device=arena.master.device)
+    count = len(batch.samples)
+    size = -(-count // fit.parts)
+    for start in range(0, count, size):
+        part = batch.rows(start, min(start + size, count))
+        noisy = objective.corrupt(part)
+        prediction = method.predict(noisy, part)
+        loss = (objective.losses(prediction, noisy, part) * part.weight_B).sum() / lesson.loader.samples
+        (loss * fit.loss_scale).backward()
+        arena.collect()
+        total += loss.detach()
+    if fit.loss_scale != 1.0:
+        arena.gradient.div_(fit.loss_scale)
+    return total
+
+
+def events_due(job: Job, step: int, steps: int, wishes: list[str]) -> set[str]:
+    """What is to be done after a step, besides going on."""
+    training, samples = job.training, job.samples
+    every = {"save": training.save_every_steps, "sample": samples.sample_every_steps, "validate": training.validate_every_steps}
+    due = {what for what, often in every.items() if often and step % often == 0}
+    due |= {"save", "sample"} & set(wishes)
+    if step == steps:
+        due |= {"sample"} | ({"validate"} if training.validate_every_steps else set())
+        due.discard("save")  # the result itself comes now
+    return due
+
+
+def resume(lesson: Lesson, learned: Learned) -> None:
+    """Go on from the newest whole state, if there is one."""
+    kept = state.latest(lesson.run.checkpoints)
+    if kept is None:
+        return
+    then, now = kept.plain["versions"], state.versions()
+    changed = [name for name in ("torch", "threads") if then[name] != now[name]]
+    if changed:
+        lesson.run.say("This run was begun with another {what} ({then}, now {now}), so the result may differ in the last digits.", warning=True,
+                       what=", ".join(changed), then=", ".join(str(then[c]) for c in changed), now=", ".join(str(now[c]) for c in changed))
+    learned.restore(lesson, kept)
+    lesson.run.event("resumed", step=learned.step)
+
+
+def save(lesson: Lesson, learned: Learned) -> None:
+    """A resumable state and beside it the file that hosts load."""
+    if not lesson.processes.main:
+        return
+    folder = state.write(lesson.run.checkpoints, learned.state(lesson), lesson.job.training.keep_checkpoints)
+    file = save_file(lesson, learned.step, learned.result(lesson), learned.started) if learned.step else None
+    lesson.run.event("checkpoint", step=learned.step, folder=folder, **({"file": file} if file else {}))
+
+
+def validate(lesson: Lesson, learned: Learned) -> None:
+    """The loss on the pictures kept apart, always with the same noise."""
+    if lesson.validation is None:
+        return
+    losses: list[Tensor] = []
+    with torch.no_grad(), lesson.arena.showing(learned.result(lesson)):
+        for number in range(4 * lesson.validation.plan.batches):
+            batch = lesson.validation.batch(number)
+            noisy = lesson.objective.corrupt(batch)
+            losses.append(lesson.objective.losses(lesson.method.predict(noisy, batch), noisy, batch).mean())
+    loss = float(torch.stack(losses).mean())
+    if learned.best is None or loss < learned.best[0]:
+        learned.best = (loss, learned.step)
+    lesson.run.event("validation", step=learned.step, loss=loss)
+
+
+def pause(lesson: Lesson, step: int) -> list[str]:
+    """Free the device until told to resume or stop; what else was wished for."""
+    run, device = lesson.run, lesson.arena.master.device
+    run.event("paused", step=step)
+    if device.type != "cpu":
+        place(lesson.base, torch.device("cpu"), encoders=True, network=True)
+        torch.cuda.empty_cache()
+    wishes: list[str] = []
+    while not {"resume", "stop"} & set(wishes):
+        time.sleep(0.2)
+        wishes += run.commands()
+    if device.type != "cpu":
+        place(lesson.base, device, encoders=lesson.method.trains_text_encoder, network=True)
+        lesson.arena.reattach()
+    if "stop" not in wishes:
+        run.event("resumed", step=step)
+    return wishes
