@@ -26,6 +26,9 @@ class Optimizer:
         self.settings, self.steps = settings, steps
         self.rates: list[Callable[[int], float]] = []
         groups = []
+        if settings.optimizer == "prodigy" and any(part.learning_rate is not None for part in arena.parts):
+            raise SettingsError("Prodigy finds one learning rate for everything, so text_encoder_learning_rate cannot be set beside it. Turn it off, "
+                                "or choose another optimizer.", where="method.text_encoder_learning_rate")
         for part in arena.parts:
             start, stop = arena.slices[part.name]
             groups.append({"params": _parameters(arena, part.name, start, stop, settings.optimizer)})
@@ -55,17 +58,22 @@ class Optimizer:
         tensors = {f"{i}.{name}": value for i, state in kept["state"].items() for name, value in state.items() if isinstance(value, Tensor)}
         plain = {f"{i}.{name}": value for i, state in kept["state"].items() for name, value in state.items() if not isinstance(value, Tensor)}
         groups = [{name: value for name, value in group.items() if _is_plain(value)} for group in kept["param_groups"]]
+        # Prodigy keeps sums over all parameters in its groups.
+        tensors |= {f"group{i}.{name}": value for i, group in enumerate(kept["param_groups"]) for name, value in group.items()
+                    if isinstance(value, Tensor)}
         return tensors, {"state": plain, "groups": groups}
 
     def restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
         """Put back what `tensors` gave."""
         state: dict[int, dict[str, Any]] = {}
+        groups = [{**now, **_untuple(kept)} for now, kept in zip(self.torch.state_dict()["param_groups"], plain["groups"])]
         for source in (tensors, plain["state"]):
             for name, value in source.items():
                 place, _, rest = name.partition(".")
-                state.setdefault(int(place), {})[rest] = value
-        now = self.torch.state_dict()
-        groups = [{**group, **_untuple(kept)} for group, kept in zip(now["param_groups"], plain["groups"])]
+                if place.startswith("group"):
+                    groups[int(place.removeprefix("group"))][rest] = value
+                else:
+                    state.setdefault(int(place), {})[rest] = value
         self.torch.load_state_dict({"state": state, "param_groups": groups})
 
 
