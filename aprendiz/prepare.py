@@ -6,10 +6,11 @@ it afterwards; the network comes last.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,17 @@ class Lesson:
     steps: int
     samples: list[Request]
     resolution: int
+
+    @contextlib.contextmanager
+    def on_device(self) -> Iterator[None]:
+        """While pictures are drawn: the encoders, which otherwise leave the device to the network."""
+        device = self.arena.master.device
+        away = device.type != "cpu" and not self.method.trains_text_encoder
+        if away:
+            place(self.base, device, encoders=True)
+        yield
+        if away:
+            place(self.base, torch.device("cpu"), encoders=False)
 
 
 def check(job: Job, output: Any) -> Checked:

@@ -166,8 +166,7 @@ def _shrink(weight_1HW: Tensor | None, latents_CHW: Tensor) -> Tensor | None:
 
 def _look(cut: Cut, settings: DataSettings) -> str:
     """Everything about a cut and the settings that changes its pixels, in one line."""
-    mask = hashlib.sha256(cut.picture.mask.read_bytes()).hexdigest() if settings.masks and cut.picture.mask else None
-    return repr((cut.picture.digest, mask, cut.bucket, settings.crop, cut.at, cut.flip, settings.transparency, settings.background))
+    return repr((cut.picture.digest, cut.picture.mask_digest, cut.bucket, settings.crop, cut.at, cut.flip, settings.transparency, settings.background))
 
 
 def _groups(indices: Iterable[int], cuts: Sequence[Cut], size: int = 4) -> list[list[int]]:

@@ -73,7 +73,7 @@ class Example:
     repeats: int = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """How a run goes through its examples: full batches of one bucket, `batches` to an epoch."""
 
@@ -94,7 +94,7 @@ class Plan:
         """Batches to an epoch; a bucket's last one is filled up with more of the same bucket."""
         return sum(-(-len(members) // self.batch_size) for members in self.by_bucket.values())
 
-    @functools.lru_cache(maxsize=4)  # noqa: B019 (a plan lives as long as its run)
+    @functools.lru_cache(maxsize=4)  # noqa: B019 - a plan lives as long as its run
     def epoch(self, number: int) -> list[list[int]]:
         """The batches of an epoch, shuffled within buckets and among each other."""
         made = []

@@ -1,0 +1,63 @@
+"""What a run leaves behind: sample pictures, the file that hosts load with what stands beside it, the report."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+from torch import Tensor
+
+from .evaluate.report import sample_file, write_report
+from .formats import checkpoint, inspect, metadata, png
+from .generate import draw, parameters
+
+if TYPE_CHECKING:
+    from .prepare import Lesson
+
+PREVIEW_SIZE = 512  # pixels, the longer side of the picture that hosts show beside a LoRA
+
+
+def draw_samples(lesson: Lesson, step: int, values: Tensor) -> list[Path]:
+    """Draw the sample prompts with these trained values; their files. Step 0 is the bare base, drawn once."""
+    if not lesson.processes.main or not lesson.samples:
+        return []
+    files = [sample_file(lesson.run.samples, step, i) for i in range(len(lesson.samples))]
+    if step == 0 and all(file.is_file() for file in files):
+        return files
+    with lesson.arena.showing(values), lesson.on_device():
+        pictures = draw(lesson.base, lesson.samples)
+    for i, (picture, request, file) in enumerate(zip(pictures, lesson.samples, files)):
+        png.save_over(picture, file, parameters(lesson.base, request))
+        lesson.run.event("sample", step=step, file=file, prompt=request.prompt, seed=request.seed, index=i)
+    return files
+
+
+def save_file(lesson: Lesson, step: int, values: Tensor, started: float) -> Path:
+    """The file that hosts load, as of a step: `name-000200.safetensors`, or `name.safetensors` for the last; read back and matched."""
+    run, job = lesson.run, lesson.job
+    file = run.file if step == lesson.steps else run.folder / f"{run.name}-{step:06d}.safetensors"
+    facts = metadata.TrainingFacts(
+        dataset=lesson.dataset, base=lesson.base, base_sha256=checkpoint.sha256(lesson.base.source), resolution=lesson.resolution, steps=step,
+        batches_per_epoch=lesson.loader.plan.batches, started=started, finished=time.time())
+    lesson.method.write(file, lesson.arena.views(values), metadata.lora_metadata(job, facts))
+    inspect.verify(file, lesson.base)
+    return file
+
+
+def finish(lesson: Lesson, values: Tensor, started: float) -> Path:
+    """Write the result, its side-car, its preview and the report; say that the run is finished."""
+    run = lesson.run
+    if not lesson.processes.main:
+        return run.file
+    file = save_file(lesson, lesson.steps, values, started)
+    metadata.write_sidecar(file, lesson.job, lesson.base.family)
+    last = sample_file(run.samples, lesson.steps, 0)
+    if last.is_file():
+        with Image.open(last) as picture:
+            picture.thumbnail((PREVIEW_SIZE, PREVIEW_SIZE))
+            png.save_over(picture, file.with_suffix(".png"))
+    report = write_report(run)
+    run.event("finished", step=lesson.steps, file=file, report=report, seconds=round(time.time() - started, 1))
+    return file
