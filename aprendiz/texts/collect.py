@@ -21,7 +21,7 @@ from . import translations
 
 PACKAGE = Path(__file__).resolve().parent.parent
 ERRORS = "AprendizError"
-CARRIED = ("template", "help")  # an attribute of this name was collected where it was made
+CARRIED = ("template", "help")  # an attribute, parameter or key of this name was collected where it was made
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,8 @@ def literal(value: ast.expr, names: Mapping[str, list[str]], parameters: frozens
         return None if None in sides else [text for side in sides if side for text in side]
     if isinstance(value, ast.Name):
         return names[value.id] if value.id in names else [] if value.id in CARRIED and value.id in parameters else None
+    if isinstance(value, ast.Subscript) and isinstance(value.slice, ast.Constant) and value.slice.value in CARRIED:
+        return []
     if isinstance(value, ast.Subscript):
         return literal(value.value, names, parameters)
     if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr == "get":

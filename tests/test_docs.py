@@ -1,0 +1,91 @@
+"""The pages and package files say what is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import aprendiz
+from aprendiz import registry
+from aprendiz.knobs import knobs
+from aprendiz.settings import SECTIONS
+from aprendiz.views import docs
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+CONSTRAINTS = ("constraints.txt", "constraints-py310.txt")
+
+
+def lines(name: str) -> list[str]:
+    """The lines of a requirements file, without comments."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def package(requirement: str) -> str:
+    """The normal form of a requirement's name."""
+    return re.split(r"[<>=!~;\[ ]", requirement, maxsplit=1)[0].replace("_", "-").lower()
+
+
+def quoted(start: str) -> list[str]:
+    """The strings of a list in pyproject.toml that begins with this text."""
+    body = PROJECT.split(f"\n{start}", 1)[1].split("\n]" if start.endswith("[\n") else "]\n", 1)[0]
+    return re.findall(r'"([^"]+)"', body)
+
+
+def test_the_settings_page_is_the_schema() -> None:
+    assert docs.PAGE.read_text(encoding="utf-8") == docs.page(), "run: make docs"
+
+
+def test_the_two_lists_of_requirements_are_one() -> None:
+    assert [line.replace('"', "'") for line in lines("requirements.txt")] == quoted("dependencies = [\n")
+
+
+def test_requirements_are_lower_bounds_in_an_order_that_leaves_hosts_alone() -> None:
+    asked = lines("requirements.txt")
+    names = [package(line) for line in asked]
+    assert not {"torch", "numpy", "torchvision"} & set(names)
+    assert names.index("transformers") < names.index("diffusers")
+    assert all(re.fullmatch(r"[a-z-]+>=[\d.]+(; python_version < \"3\.11\")?", line) for line in asked)
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_constraints_pin_everything_the_environment_asks_for(name: str) -> None:
+    pinned = {package(line) for line in lines(name)}
+    extras = [word for extra in ("optimizers", "board", "video", "dev") for word in quoted(f"{extra} = [")]
+    asked = {package(line) for line in lines("requirements.txt") if "python_version" not in line} | set(map(package, extras)) | {"torch"}
+    assert asked - pinned == set()
+    assert "torchvision" not in pinned
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines(name)), "exact versions, none of a local build"
+
+
+def test_the_package_has_one_version() -> None:
+    assert f'\nversion = "{aprendiz.__version__}"\n' in PROJECT
+    newest = re.search(r"^## \[?(\d+\.\d+\.\d+|Unreleased)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert newest is not None
+    assert newest.group(1) in (aprendiz.__version__, "Unreleased")
+
+
+def test_every_kohya_name_in_the_readme_stands_beside_a_setting_there_is() -> None:
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Coming from kohya", 1)[1].split("\n## ", 1)[0]
+    ours = [row.split("|")[2] for row in section.splitlines() if row.startswith("| `")]
+    named = {name for cell in ours for name in re.findall(r"`([a-z_0-9]+)`", cell)}
+    known = {name for settings in SECTIONS.values() for name in knobs(settings)} | {"method_name"}
+    known |= {name for method in registry.methods().values() for name in knobs(method.Settings)}
+    assert len(ours) >= 15
+    assert named - known == set()
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_every_file_that_a_page_links_to_is_there(page: str) -> None:
+    links = re.findall(r"\]\((?!http)([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_no_file_names_the_place_it_was_made_at() -> None:
+    files = [file for pattern in ("*.md", "*.txt", "*.toml", "*.py", "docs/**/*.md", "aprendiz/**/*.py") for file in ROOT.glob(pattern)]
+    private = re.compile(r"/(home|root|Users)/[a-z]|/tmp/|file:///")
+    assert [file.name for file in files if private.search(file.read_text(encoding="utf-8"))] == []
