@@ -81,7 +81,6 @@ def test_every_kohya_name_in_the_readme_stands_beside_a_setting_there_is() -> No
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
 def test_every_file_that_a_page_links_to_is_there(page: str) -> None:
     links = re.findall(r"\]\((?!http)([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
-    assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
