@@ -118,6 +118,11 @@ class Run:
         return self.folder / "report"
 
     @property
+    def cache(self) -> Path:
+        """Encoded pictures and captions, shared by the runs of an output folder."""
+        return self.folder.parent / ".cache"
+
+    @property
     def log(self) -> Path:
         """What libraries print, and tracebacks."""
         return self.folder / "log.txt"
@@ -274,7 +279,8 @@ class Run:
         if not self.main:
             yield
             return
-        with devices_locked(devices, waiting):
+        # 'cuda' is the first card, whatever else it is called.
+        with devices_locked([f"{device}:0" if device in ("cuda", "xpu") else device for device in devices], waiting):
             yield
 
     @property

@@ -1,14 +1,14 @@
 """One attempt at a run, from its lock to its last event: what the worker process and the command line both do.
 
-The run's lock is taken first, so that every door sees the attempt at once; then torch is imported, the device is found and
-waited for, and training begins. However it ends, the last event says so.
+The run's lock is taken first, so that every door sees the attempt at once; then torch is imported and training begins. However it
+ends, the last event says so.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
-import platform
 import re
 import signal
 import sys
@@ -20,10 +20,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
-from ..errors import AprendizError, DeviceError, Problem, RunError
+from ..errors import AprendizError, DeviceError, Problem, RunError, TrainingError
+from ..files import disk_errors
 from ..run import Run, Stopped
 from .messages import LOG_HEAD
+
+logger = logging.getLogger(__name__)
+
+
+class Bug(Exception):
+    """Our own fault, and the log that holds its traceback."""
+
+    def __init__(self, log: Path, error: BaseException) -> None:
+        super().__init__(f"{type(error).__name__}: {error}")
+        self.log = log
 
 
 def attempt(run: Run) -> Path:
@@ -46,23 +56,31 @@ def attempt(run: Run) -> Path:
         sys.stderr.flush()
 
 
+def attempt_here(run: Run, show: Callable[[dict[str, Any]], None]) -> Path:
+    """An attempt in a process that also talks to a person: `show` is called with every event, the rest goes to the log.
+
+    A run that this process made, and that failed before anything was learned, is removed: what was wrong is told, nothing stays.
+    """
+    run.listeners.append(show)
+    try:
+        with libraries_to_log(run.log, begin=run.main):
+            return attempt(run)
+    except AprendizError as error:
+        if run.created and not isinstance(error, TrainingError) and not any(event["event"] == "step" for event in run.events()):
+            run.discard()
+        raise
+    except (Stopped, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise Bug(run.log, error) from error
+    finally:
+        run.listeners.remove(show)
+
+
 def _train(run: Run) -> Path:
     job = run.job()
-    import torch
-
-    from .. import devices, train
-    place = devices.device(job.training.device)
-    name = str(place) if place.index is not None or place.type in ("cpu", "mps") else f"{place.type}:0"
-    with run.on_devices(_local_devices(name)):
-        run.event("ready", device=name, pid=os.getpid(), python=platform.python_version(), torch=torch.__version__, aprendiz=__version__)
-        return train.train(job, run)
-
-
-def _local_devices(name: str) -> list[str]:
-    """The devices that this launch takes on this machine: one for each of its processes here."""
-    kind = name.split(":")[0]
-    count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return [name] if count == 1 or kind == "cpu" else [f"{kind}:{index}" for index in range(count)]
+    from .. import train  # torch comes with it, after the lock: every door sees the attempt at once
+    return train.train(job, run)
 
 
 def _tell_end(run: Run, error: BaseException) -> None:
@@ -80,7 +98,7 @@ def _tell_end(run: Run, error: BaseException) -> None:
                               {"error": f"{type(error).__name__}: {error}", "file": str(run.log)})
             run.event("failed", problems=[problem], bug=True, log=run.log)
     except RunError as full:
-        print(full.problem.english, file=sys.stderr)
+        logger.error("%s", full.problem.english)
 
 
 def explain(error: BaseException, run: Run) -> AprendizError | None:
@@ -128,21 +146,22 @@ def stopping_signals(run: Run) -> Iterator[None]:
 
 
 @contextmanager
-def libraries_to_log(log: Path, begin: bool = True) -> Iterator[Callable[[], int]]:
-    """Send what this process prints, C libraries included, into a run's log. Gives a function that opens the old standard output.
+def libraries_to_log(log: Path, begin: bool = True) -> Iterator[None]:
+    """Send what this process prints, C libraries included, into a run's log.
 
     begin: write the line that parts attempts (a host that started this process has written it).
     """
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(1), os.dup(2)]
-    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    with disk_errors(log):
+        target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     try:
         if begin:
             os.write(target, f"\n{LOG_HEAD} {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
         os.dup2(target, 1)
         os.dup2(target, 2)
-        yield lambda: os.dup(kept[0])
+        yield
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

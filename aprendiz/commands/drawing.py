@@ -1,0 +1,141 @@
+"""generate and walk: pictures with a base and with what was learned."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ProblemsError, SettingsError
+from ..knobs import fit, knobs, read
+from ..settings import BaseSettings, TrainingSettings
+from ..texts import say
+from ..views import flags
+from ..views.terminal import Screen, own_output, put
+
+if TYPE_CHECKING:
+    from ..families import Base
+    from ..generate import Request
+
+
+def open_base(asked: argparse.Namespace) -> Base:
+    """The base that the arguments name, on its device. Raises AprendizError."""
+    from .. import devices
+    from ..formats import checkpoint
+    from ..prepare import place
+    names = {"path": asked.base, "vae": asked.vae, "text_encoder": asked.text_encoder, "prediction": asked.prediction, "clip_skip": asked.clip_skip}
+    given = {name: flags.parse(BaseSettings, name, text) for name, text in names.items() if text is not None}
+    settings, problems = read(BaseSettings, given, "base")
+    training, more = read(TrainingSettings, {"device": asked.device, "precision": asked.precision}, "training")
+    if settings is None or training is None:
+        raise ProblemsError([*problems, *more])
+    device = devices.device(training.device)
+    base = checkpoint.open_base(settings, devices.precision(training, device))
+    place(base, device, encoders=True, network=True)
+    return base
+
+
+def read_request(asked: argparse.Namespace, prompt: str) -> Request:
+    """What is to be drawn. Raises ProblemsError with every value that is wrong."""
+    from .. import generate as drawing
+    given = {name: text for name, text in vars(asked).items() if name in knobs(drawing.Request) and text is not None}
+    values: dict[str, Any] = {"prompt": prompt}
+    problems = []
+    for name, text in given.items():
+        values[name], problem = fit(drawing.Request, name, flags.parse(drawing.Request, name, text))
+        problems += [problem] if problem else []
+    if problems:
+        raise ProblemsError(problems)
+    for name in ("image", "mask"):
+        file = vars(asked).get(name)
+        if file is not None:
+            values[name] = open_picture(file, "L" if name == "mask" else None)
+    request = drawing.Request(**values)
+    drawing.check([request])
+    return request
+
+
+def open_picture(file: Path, mode: str | None) -> Any:
+    """A picture for image-to-image, upright. Raises SettingsError."""
+    from PIL import Image, ImageOps
+    try:
+        with Image.open(file) as picture:
+            upright = ImageOps.exif_transpose(picture)
+            return upright.convert(mode) if mode else upright.copy()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise SettingsError("{file} cannot be read as a picture: {reason}.", file=str(file), reason=str(error)) from error
+
+
+def read_loras(asked: argparse.Namespace) -> list[tuple[Path, float]]:
+    """`FILE[:weight]` as files and weights; a drive's colon is none of ours. Raises SettingsError."""
+    found = []
+    for given in asked.lora:
+        file, colon, weight = given.rpartition(":")
+        if not colon or Path(given).exists() or not re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", weight):
+            file, weight = given, "1"
+        if not Path(file).is_file():
+            raise SettingsError("There is no LoRA file {file}.", file=file)
+        found.append((Path(file), float(weight)))
+    return found
+
+
+def whole_numbers(text: str, name: str) -> list[int]:
+    """'1,2' as numbers. Raises SettingsError."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise SettingsError("{name} is '{value}'. It takes whole numbers, such as 1,2.", name=name, value=text) from None
+
+
+def generate(asked: argparse.Namespace) -> int:
+    """Draw pictures."""
+
+    from .. import generate as drawing
+    first = read_request(asked, asked.prompt)
+    count = whole_numbers(asked.count, "count")[0]
+    if count < 1:
+        raise SettingsError("{name} is {value}. It must be at least {low}.", name="count", value=count, low=1)
+    loras = read_loras(asked)
+    screen = Screen(own_output(), asked.json)
+    requests = [replace(first, seed=first.seed + index) for index in range(count)]
+    files = drawing.generate(open_base(asked), requests, asked.out, loras, drawing_progress(screen))
+    for file in files:
+        tell_file(file, asked.json)
+    return 0
+
+
+def walk(asked: argparse.Namespace) -> int:
+    """Draw a walk."""
+    from .. import generate as drawing
+    from .. import walk as walking
+    names = {"frames": asked.frames, "frames_per_second": asked.frames_per_second}
+    given = {name: flags.parse(walking.Walk, name, text) for name, text in names.items() if text is not None}
+    fitted = {name: fit(walking.Walk, name, value) for name, value in given.items()}
+    problems = [problem for _, problem in fitted.values() if problem]
+    if problems:
+        raise ProblemsError(problems)
+    wanted = walking.Walk(prompts=tuple(asked.prompt), seeds=tuple(whole_numbers(asked.seeds, "seeds")), request=read_request(asked, asked.prompt[0]),
+                          **{name: value for name, (value, _) in fitted.items()})
+    walking.check(wanted)
+    walking.check_file(asked.out)
+    loras = read_loras(asked)
+    screen = Screen(own_output(), asked.json)
+    base = open_base(asked)
+    with drawing.with_loras(base, loras) as applied:
+        frames = walking.walk(base, wanted, drawing_progress(screen))
+        told = drawing.parameters(base, wanted.request, applied)
+    tell_file(walking.save(frames, asked.out, wanted.frames_per_second, wanted.loop, told), asked.json)
+    return 0
+
+
+def drawing_progress(screen: Screen) -> Any:
+    """Sampler steps on the screen; none for machines."""
+    return None if screen.json_lines else lambda done, total: screen.progress(say("Drawing"), done, total)
+
+
+def tell_file(file: Path, machine: bool) -> None:
+    """A file that was written."""
+    put(json.dumps({"file": str(file)}, ensure_ascii=False) if machine else say("Written: {file}", file=str(file)))

@@ -1,0 +1,92 @@
+"""inspect, share, methods, families, doctor: what there is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from .. import registry
+from ..knobs import kind_words, knobs
+from ..settings import SECTIONS, BaseSettings
+from ..texts import say
+from ..views import flags
+from ..views.terminal import put
+
+
+def inspect(asked: argparse.Namespace) -> int:
+    """What a file is, and what of it each host loads."""
+    from ..formats.inspect import inspect as look
+    found = look(Path(asked.file))
+    put(json.dumps(found.values(), ensure_ascii=False, indent=2) if asked.json else found.text())
+    return 0
+
+
+def share(asked: argparse.Namespace) -> int:
+    """Make a folder to publish."""
+    from ..formats.share import share as make
+    put(make(Path(asked.run), asked.out))
+    return 0
+
+
+def methods(asked: argparse.Namespace) -> int:
+    """The ways of teaching, and every setting."""
+    if asked.json:
+        for name, method in registry.methods().items():
+            put(json.dumps({"name": name, "title": method.title, "needs": sorted(method.needs), "settings": settings_of(method.Settings)},
+                             ensure_ascii=False))
+        return 0
+    for name, method in registry.methods().items():
+        needs = ", ".join(sorted(method.needs))
+        put(f"{name}: {method.title}" + (f" ({say('needs {parts}', parts=needs)})" if needs else ""))
+        tell_settings("method", {flag.name for flag in flags.flags().values() if name in flag.methods})
+    put(say("Settings of every method:"))
+    for section in SECTIONS:
+        put(f"[{section}]")
+        tell_settings(section, set(knobs(SECTIONS[section])))
+    return 0
+
+
+def settings_of(settings: type) -> list[dict[str, Any]]:
+    """A settings class as plain data."""
+    found = []
+    for field in fields(settings):
+        one = knobs(settings)[field.name]
+        found.append({"name": field.name, "help": one.help, "takes": kind_words(settings, field.name), "default": field.default, "min": one.min,
+                      "max": one.max, "choices": one.choices, "when": one.when, "group": one.group, "level": one.level, "path": one.path})
+    return found
+
+
+def tell_settings(section: str, names: set[str]) -> None:
+    """Settings of a section, a line each."""
+    for flag in flags.flags().values():
+        if flag.section == section and flag.name in names:
+            put(f"    {flag.flag} {flags.metavar(flag)}\n        {flags.describe(flag).replace('%%', '%')}")
+
+
+def families(asked: argparse.Namespace) -> int:
+    """The model families."""
+    for name, family in registry.families().items():
+        if asked.json:
+            put(json.dumps({"name": name, "title": family.title, "resolution": family.resolution, "bucket_step": family.bucket_step,
+                              "offers": sorted(family.offers), "settings": settings_of(BaseSettings)}, ensure_ascii=False))
+        else:
+            put(f"{name}: {family.title}, {family.resolution} px ({', '.join(sorted(family.offers))})")
+    if not asked.json:
+        put("[base]")
+        tell_settings("base", set(knobs(BaseSettings)))
+    return 0
+
+
+def doctor(asked: argparse.Namespace) -> int:
+    """What this machine can do; 1 where something stops all training."""
+    from ..doctor import examine
+    findings = examine(asked.out)
+    for finding in findings:
+        if asked.json:
+            put(json.dumps({"name": finding.name, "value": finding.value, "remedy": finding.remedy, "stops": finding.stops}, ensure_ascii=False))
+        else:
+            put(f"{finding.name:20} {finding.value}" + (f"\n{'':20} -> {finding.remedy}" if finding.remedy else ""))
+    return 1 if any(finding.stops for finding in findings) else 0

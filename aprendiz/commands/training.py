@@ -1,0 +1,183 @@
+"""train, check, resume, quickstart: teaching in this very process."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from .. import registry
+from ..errors import AprendizError, Problem, ProblemsError, SettingsError
+from ..knobs import read
+from ..run import Run, Stopped
+from ..settings import DataSettings, Job
+from ..texts import say
+from ..views import flags
+from ..views.terminal import Screen, own_output, put
+from ..worker.attempt import attempt_here
+
+
+def read_job(asked: argparse.Namespace) -> Job:
+    """The job that the arguments ask for. Raises ProblemsError with all that is wrong; exits with 2 without pictures."""
+    file = Path(asked.what)
+    if file.suffix.lower() in (".toml", ".json"):
+        values = flags.job_values(asked, job_file(file), file.absolute().parent)
+    else:
+        values = flags.job_values(asked, {"method": {"name": asked.what.replace("-", "_")}})
+        if "path" not in values.get("data", {}) and asked.what in registry.methods():
+            asked.part.error(say("No pictures were given. Name their folder with --data FOLDER."))
+    return Job.read(values)
+
+
+def job_file(file: Path) -> dict[str, Any]:
+    """A job file's values. Raises SettingsError."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SettingsError("{file} is not in UTF-8, so it cannot be read. Save it as UTF-8.", file=file.name) from error
+    except OSError as error:
+        raise SettingsError("{file} cannot be read: {reason}.", file=str(file), reason=error.strerror or str(error)) from error
+    try:
+        values = json.loads(text) if file.suffix.lower() == ".json" else _toml(text)
+    except ValueError as error:
+        raise SettingsError("{file} cannot be read as a job: {reason}.", file=file.name, reason=str(error)) from error
+    if not isinstance(values, dict):
+        raise SettingsError("{file} holds no settings.", file=file.name)
+    return values
+
+
+def _toml(text: str) -> Any:
+    try:
+        if sys.version_info >= (3, 11):
+            import tomllib
+        else:
+            import tomli as tomllib
+    except ModuleNotFoundError as error:
+        raise SettingsError("This Python cannot read TOML. Install tomli with {command}, or write the job as JSON.",
+                            command=f"{sys.executable} -m pip install tomli") from error
+    return tomllib.loads(text)
+
+
+def train(asked: argparse.Namespace) -> int:
+    """Train a job from its beginning, or from where it was left."""
+    job = read_job(asked)
+    return teach(joined_run(job, asked.out), asked.json)
+
+
+def joined_run(job: Job, out: Path) -> Run:
+    """The run of a job; where accelerate launched several processes, the main one makes it and the others are told."""
+    from ..data.folder import scan
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Run.create(out, job, scan(job.data).digest)
+    from .. import devices
+    from ..processes import Processes
+    processes = Processes(devices.device(job.training.device))
+    if not processes.main:
+        folder = processes.same("")
+        if not folder:
+            raise SystemExit(1)
+        return Run.open(Path(folder), main=False)
+    try:
+        run = Run.create(out, job, scan(job.data).digest)
+    except AprendizError:
+        processes.same("")
+        raise
+    processes.same(str(run.folder))
+    return run
+
+
+def teach(run: Run, machine: bool) -> int:
+    """Train a run in this process, drawn on the screen; a finished one answers with its result."""
+    screen = Screen(own_output(), machine)
+    if run.state == "finished":
+        if machine:
+            screen.show([event for event in run.events() if event["event"] == "finished"][-1])
+        elif run.main:
+            screen.line(say("This very job is done already. --again trains it anew."))
+    else:
+        if run.main and not machine:
+            screen.line(say("Run {name} in {folder}", name=run.name, folder=str(run.folder)))
+        run.forget_commands()
+        try:
+            attempt_here(run, screen.show)
+        except (Stopped, KeyboardInterrupt):
+            if run.main and not machine:
+                screen.line(say("Stopped after step {step}. Go on with: {command}", step=run.step, command=f"python -m aprendiz resume {quoted(run.folder)}"))
+            raise
+        finally:
+            screen.close()
+    if run.main and not machine:
+        tell_result(run, screen)
+    return 0
+
+
+def tell_result(run: Run, screen: Screen) -> None:
+    """The last screen: what was learned in figures, where everything is, what to type next."""
+    scores = json.loads((run.report / "scores.json").read_text(encoding="utf-8")) if (run.report / "scores.json").is_file() else {}
+    if scores.get("subject_before") is not None and scores.get("subject_after") is not None:
+        screen.line(say("What was taught is right in {after} of {pictures} pictures; before, in {before}.", pictures=scores["pictures"],
+                        before=f"{scores['subject_before']:.0%}", after=f"{scores['subject_after']:.0%}"))
+    if scores.get("kept") is not None:
+        screen.line(say("Of what the base drew right before, {kept} still is.", kept=f"{scores['kept']:.0%}"))
+    screen.line(say("Learned: {file}", file=str(run.file)))
+    for name in ("grid.png", "loss.png"):
+        if (run.report / name).is_file():
+            screen.line(say("Report: {file}", file=str(run.report / name)))
+    job = run.job()
+    prompt = job.samples.sample_prompts[0] if job.samples.sample_prompts else job.data.trigger or "..."
+    screen.line(say("Draw with it: {command}", command=f"python -m aprendiz generate --base {quoted(job.base.path)} --lora {quoted(run.file)} "
+                                                        f"--prompt {quoted(prompt)} --out {quoted(run.folder.parent.parent / 'picture.png')}"))
+
+
+def quoted(word: object) -> str:
+    """A word as one types it: in quotes where it holds more than plain letters."""
+    text = str(word)
+    return text if re.fullmatch(r"[\w@%+=:,./\\-]+", text) else '"' + text.replace('"', '\\"') + '"'
+
+
+def quickstart(asked: argparse.Namespace) -> int:
+    """The main job on the embedded base, with pictures drawn on the spot."""
+    from ..quickstart import quickstart_job
+    job = quickstart_job(asked.out)
+    return teach(joined_run(job, asked.out), asked.json)
+
+
+def resume(asked: argparse.Namespace) -> int:
+    """Go on with a run."""
+    return teach(Run.open(asked.folder, main=int(os.environ.get("RANK", "0")) == 0), asked.json)
+
+
+def check(asked: argparse.Namespace) -> int:
+    """Everything that can be known before training: every problem at once. 1 where something would stop the run."""
+    problems: list[Problem] = []
+    strict = False
+    try:
+        job = read_job(asked)
+    except ProblemsError as error:
+        problems += error.problems
+    else:
+        from ..prepare import check as look
+        found = look(job, asked.out)
+        problems += found.problems
+        strict = job.data.strict
+        if found.report is not None and not asked.json:
+            put("\n".join(found.report.forecast.lines()))
+    for problem in problems:
+        tell_problem(problem, asked.json)
+    stopping = [problem for problem in problems if strict or not problem.warning]
+    if not asked.json and not stopping:
+        put(say("This can be trained."))
+    return 1 if stopping else 0
+
+
+def tell_problem(problem: Problem, machine: bool) -> None:
+    """One problem, for people or for machines."""
+    if machine:
+        put(json.dumps({"template": problem.template, "fields": problem.fields, "where": problem.where, "warning": problem.warning,
+                          "text": str(problem)}, ensure_ascii=False, default=str))
+    else:
+        put(say("Warning: {text}", text=str(problem)) if problem.warning else str(problem), error=True)
