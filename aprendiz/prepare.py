@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from . import devices, registry
 from .data import buckets, captions, folder
 from .data.cache import Cache, Cut, Encoded, encode_cuts, encode_now, encode_texts
 from .data.loader import Example, Loader, Plan, Store
-from .data.preflight import Report, preflight
+from .data.preflight import Report, preflight, steps_of
 from .draws import Draws
 from .errors import AprendizError, Problem, ProblemsError
 from .families import Source, Tensors
@@ -171,7 +170,7 @@ def prepare(job: Job, run: Run, checked: Checked, processes: Processes) -> Lesso
     if offered[1]:
         validation = Loader(base, Plan(offered[1], 1, Draws(job.training.seed + 1)), None, store, 0.0, 1.0)
     arena = Arena(method.parts(), device, base.dtype)
-    steps = steps_of(job, plan)
+    steps = steps_of(job.training, len(plan.examples), plan.batches)
     return Lesson(job=job, run=run, base=base, method=method, dataset=checked.dataset, objective=objective(base, job.objective), loader=loader,
                   validation=validation, arena=arena, optimizer=Optimizer(arena, job.optimizer, steps), processes=processes, draws=draws, steps=steps,
                   samples=sample_requests(job, pictures, side), resolution=side)
@@ -235,7 +234,7 @@ def captions_of(job: Job, draws: Draws, picture: Picture) -> list[str]:
 def encode_states(base: Base, texts: Sequence[str], job: Job, cache: Cache, run: Run, trained: bool) -> list[Tensors]:
     """Text states of every text; its tokens where the encoder is trained."""
     if trained:
-        tokens = base.family.tokenize(base, texts, job.data.max_tokens)
+        tokens = base.family.tokenize(base, texts, job.data.max_tokens, weighted=False)
         return [tokens.rows(i, i + 1) for i in range(len(texts))]
     return encode_texts(base, texts, job.data.max_tokens, cache, lambda done, of: run.event("caching", what="captions", done=done, total=of))
 
@@ -243,15 +242,6 @@ def encode_states(base: Base, texts: Sequence[str], job: Job, cache: Cache, run:
 def live_encoder(base: Base, job: Job) -> Any:
     """Encode cuts in the step itself, at places drawn anew each time (crop_variants = 0)."""
     return lambda cuts: encode_now(base, cuts, job.data)
-
-
-def steps_of(job: Job, plan: Plan) -> int:
-    """Optimizer steps of the run: as told, or from the epochs, or 100 for each picture within 400 and 2,000."""
-    if job.training.steps is not None:
-        return job.training.steps
-    if job.training.epochs is not None:
-        return math.ceil(job.training.epochs * plan.batches)
-    return min(2000, max(400, 100 * len(plan.examples)))
 
 
 def sample_requests(job: Job, pictures: Sequence[Picture], side: int) -> list[Request]:

@@ -199,7 +199,7 @@ def encode_texts(base: Base, texts: Sequence[str], max_tokens: int, cache: Cache
         tensors = cache.get(key)
         if tensors is None:
             with torch.no_grad():
-                state = base.family.encode_tokens(base, base.family.tokenize(base, [text], max_tokens)).to("cpu")
+                state = base.family.encode_tokens(base, base.family.tokenize(base, [text], max_tokens, weighted=False)).to("cpu")
             cache.put(key, state.tensors())
         else:
             state = base.family.Conditioning(**tensors)

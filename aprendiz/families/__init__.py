@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     import torch
 
+    from ..formats.original import Layout
     from ..settings import BaseSettings
 
 
@@ -121,7 +122,7 @@ class Family:
     """What is special about one kind of model. Data where it can be, ten functions where it must.
 
     offers: parts that methods may need: 'text_encoders', 'embeddings', 'cross_attention', 'control_branch'.
-    bucket_step: pixels. max_tokens: of one chunk, without begin and end.
+    bucket_step: pixels. prediction: of models whose files do not say ('epsilon', 'v', 'flow'); None: the person must.
     Tokens and Conditioning are the family's own subclasses of `Tensors`.
     """
 
@@ -131,6 +132,7 @@ class Family:
     offers: ClassVar[frozenset[str]] = frozenset()
     bucket_step: ClassVar[int] = 64
     resolution: ClassVar[int] = 512
+    prediction: ClassVar[str | None] = "epsilon"
     Tokens: ClassVar[type[Tensors]]
     Conditioning: ClassVar[type[Tensors]]
 
@@ -150,10 +152,10 @@ class Family:
         """Pixels in [-1, 1] of normalised latents."""
         raise NotImplementedError
 
-    def tokenize(self, base: Base, prompts: Sequence[str], max_tokens: int | None = None) -> Tensors:
+    def tokenize(self, base: Base, prompts: Sequence[str], max_tokens: int | None = None, weighted: bool = True) -> Tensors:
         """Token ids and weights of prompts, in chunks, `(word:1.2)` understood; a batch, padded to one number of chunks.
 
-        Prompts longer than `max_tokens` are cut; None cuts nothing.
+        Prompts longer than `max_tokens` are cut; None cuts nothing. Without `weighted`, brackets are plain characters.
         """
         raise NotImplementedError
 
@@ -185,6 +187,10 @@ class Family:
     def lora_name(self, part: str, module: str) -> str:
         """The name of a module's LoRA in this family's default file layout: 'lora_unet_...'."""
         raise NotImplementedError
+
+    def layout(self) -> Layout | None:
+        """How it stands in a single file of the original layout; None where it has no such layout."""
+        return None
 
     def tiny(self, seed: int = 0) -> Base:
         """A random miniature, in float32 on the CPU, for tests."""
