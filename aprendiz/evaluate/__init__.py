@@ -1,0 +1,1 @@
+"""What was learned: before and after in pictures, the loss as a curve, and figures where something can judge them."""
