@@ -1,0 +1,152 @@
+"""Tensors out of `.safetensors` files and into them, one at a time and in memory of their own.
+
+Nothing is mapped: what is read is read once, so the memory that loading takes is the tensors in their target precision and one more,
+and Windows may replace the file meanwhile. A model split over several files (diffusers' `.index.json`) reads as one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ModelError
+from ..files import disk_errors, move_into_place, temporary_name
+from .container import Header, Tensor, read_header
+
+if TYPE_CHECKING:
+    import torch
+
+Shapes = dict[str, tuple[int, ...]]
+STEM = "diffusion_pytorch_model"  # of the weights of diffusers' modules; transformers' are called "model"
+VARIANTS = ("", ".fp16", ".non_ema", ".fp32", ".bf16")  # of diffusers' file names, the usual one first
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Named tensors in one or more files. places: name -> (file, start of its data section, what its header says of the tensor)."""
+
+    file: Path
+    places: Mapping[str, tuple[Path, int, Tensor]]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def shapes(self) -> Shapes:
+        """Shape by name."""
+        return {name: tensor.shape for name, (_, _, tensor) in self.places.items()}
+
+    def under(self, *prefixes: str) -> Weights:
+        """The tensors whose names begin with one of these, without it; the first prefix that any has counts."""
+        for prefix in prefixes:
+            found = {name[len(prefix):]: place for name, place in self.places.items() if name.startswith(prefix)}
+            if found:
+                return Weights(self.file, found, self.metadata)
+        return Weights(self.file, {}, self.metadata)
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor in the precision of the file. Raises ModelError where its numbers are of a kind that is not read."""
+        import torch
+        file, start, tensor = self.places[name]
+        dtype = _dtypes().get(tensor.dtype)
+        if dtype is None:
+            raise ModelError("{file} holds numbers of the kind {kind}, which are not read. Take the model in fp16, bf16 or fp32.",
+                             file=file.name, kind=tensor.dtype)
+        values = torch.empty(tensor.shape, dtype=dtype)
+        if values.numel():
+            with file.open("rb", buffering=0) as opened:
+                opened.seek(start + tensor.start)
+                _fill(opened, memoryview(values.reshape(-1).view(torch.uint8).numpy()), file)
+        return values
+
+
+def _fill(opened: object, buffer: memoryview, file: Path) -> None:
+    done = 0
+    while done < len(buffer):
+        count = opened.readinto(buffer[done:done + (1 << 30)])  # type: ignore[attr-defined]  # Linux reads at most 2 GB at once
+        if not count:
+            raise ModelError("{file} ended while it was read. Is it being written or copied? Try again.", file=str(file))
+        done += count
+
+
+def _dtypes() -> dict[str, torch.dtype]:
+    import torch
+    known = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32", "I16": "int16",
+             "I8": "int8", "U8": "uint8", "BOOL": "bool", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+    return {name: getattr(torch, dtype) for name, dtype in known.items() if hasattr(torch, dtype)}
+
+
+def open_weights(file: Path) -> Weights:
+    """What is in one file. Raises ModelError where it is no readable `.safetensors` file."""
+    header = read_header(file)
+    return Weights(file, _places(file, header), header.metadata)
+
+
+def open_folder(folder: Path, stem: str) -> Weights | None:
+    """The weights of one part of a diffusers folder (`diffusion_pytorch_model`, `model`), whole or in several files; None if there are none.
+
+    Raises ModelError where there are only pickles, or where a file is damaged.
+    """
+    for variant in VARIANTS:
+        file = folder / f"{stem}{variant}.safetensors"
+        if file.is_file():
+            return open_weights(file)
+        index = folder / f"{stem}.safetensors.index{variant}.json"
+        if index.is_file():
+            return _open_parts(index)
+    pickles = sorted([*folder.glob(f"{stem}*.bin"), *folder.glob("pytorch_model*.bin")])
+    if pickles:
+        read_header(pickles[0])  # says what it is, and the remedy
+        raise ModelError("{file} is no .safetensors file: it does not begin like one.", file=str(pickles[0]), where=str(pickles[0]))
+    return None
+
+
+def _open_parts(index: Path) -> Weights:
+    names: Iterable[str] = sorted(set(read_json(index).get("weight_map", {}).values()))
+    places: dict[str, tuple[Path, int, Tensor]] = {}
+    for name in names:
+        file = index.parent / name
+        places |= _places(file, read_header(file))
+    return Weights(index, places)
+
+
+def _places(file: Path, header: Header) -> dict[str, tuple[Path, int, Tensor]]:
+    return {name: (file, header.data, tensor) for name, tensor in header.tensors.items()}
+
+
+def write_tensors(file: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a `.safetensors` file without a second copy of it in memory, whole or not at all. Raises RunError."""
+    import torch
+    kinds = {dtype: name for name, dtype in _dtypes().items()}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": kinds[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, ensure_ascii=False).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    temporary = temporary_name(file)
+    with disk_errors(file):
+        try:
+            with temporary.open("wb") as opened:
+                opened.write(len(text).to_bytes(8, "little") + text)
+                for tensor in tensors.values():
+                    opened.write(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+                opened.flush()
+                os.fsync(opened.fileno())
+            move_into_place(temporary, file)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def read_json(file: Path, missing: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A JSON file's object. Raises ModelError where it cannot be read; `missing` stands for a file that is not there."""
+    if missing is not None and not file.is_file():
+        return missing
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError("{file} cannot be read: {reason}. Download the model again.", file=str(file), reason=str(error)) from error
+    return content if isinstance(content, dict) else {}
