@@ -45,6 +45,11 @@ def train(job: Job, run: Run) -> Path:
     processes = Processes(device)
     with run.on_devices([str(device)]):
         run.event("ready", device=str(device), pid=os.getpid(), python=sys.version.split()[0], torch=torch.__version__, aprendiz=__version__)
+        assert checked.report
+        told = checked.report.forecast
+        run.event("preflight", pictures=told.pictures, steps=told.steps, epochs=round(told.epochs, 2), seconds=told.seconds,
+                  problems=[problem for problem in checked.problems if problem.warning], memory_gb=None,
+                  disk_gb=round((told.cache_bytes + told.checkpoint_bytes) / 1e9, 3), text="\n".join(checked.report.lines()))
         lesson = prepare(job, run, checked, processes)
         try:
             learned = learn(lesson)

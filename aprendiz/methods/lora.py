@@ -27,10 +27,10 @@ class Settings:
     alpha: float | None = knob(None, "Scale of the update is alpha / rank. Off: alpha is the rank, scale 1.", min=0.001, max=4096)
     targets: str = knob("attention+ff", "Which layers: attention alone, feed-forward too, or convolutions as well.",
                         choices=("attention", "attention+ff", "all"))
-    network: bool = knob(True, "Train the U-Net or transformer.")
-    text_encoder: bool = knob(False, "Train the text encoders too: better words, text states can no longer be cached.")
+    train_network: bool = knob(True, "Train the U-Net or transformer.")
+    train_text_encoder: bool = knob(False, "Train the text encoders too: better words, text states can no longer be cached.")
     text_encoder_learning_rate: float | str | None = knob(None, "Learning rate of the text encoders. Off: the same.", min=0, max=1,
-                                                          when=("text_encoder", (True,)))
+                                                          when=("train_text_encoder", (True,)))
     rank_dropout: float = knob(0.0, "Share of the ranks that rest for a picture at a step.", min=0, max=0.95)
     rank_stabilised: bool = knob(False, "Scale by alpha / sqrt(rank) (Kalajdzievski 2023), for large ranks.")
     continue_from: str | None = knob(None, "A LoRA file of the same family to go on from; its rank counts.", path="file")
@@ -64,10 +64,10 @@ class Lora(Method):
     @classmethod
     def check(cls, settings: Settings, offers: frozenset[str]) -> list[Problem]:
         problems = []
-        if not settings.network and not settings.text_encoder:
-            problems.append(Problem("Nothing would be trained: both network and text_encoder are off. Turn one on.", {}, "method.network"))
-        if settings.text_encoder and "text_encoders" not in offers:
-            problems.append(Problem("The text encoders of this base cannot be trained. Turn text_encoder off.", {}, "method.text_encoder"))
+        if not settings.train_network and not settings.train_text_encoder:
+            problems.append(Problem("Nothing would be trained: both train_network and train_text_encoder are off. Turn one on.", {}, "method.train_network"))
+        if settings.train_text_encoder and "text_encoders" not in offers:
+            problems.append(Problem("The text encoders of this base cannot be trained. Turn train_text_encoder off.", {}, "method.train_text_encoder"))
         if settings.continue_from and not Path(settings.continue_from).is_file():
             problems.append(Problem("The LoRA to continue from, {file}, is not there. Check the path.",
                                     {"file": settings.continue_from}, "method.continue_from"))
@@ -75,8 +75,8 @@ class Lora(Method):
 
     def _targets(self) -> dict[str, list[str]]:
         targets = self.base.family.lora_targets(self.base, self.settings.targets)
-        wanted = {"network": self.settings.network}
-        return {part: names for part, names in targets.items() if wanted.get(part, self.settings.text_encoder) and names}
+        wanted = {"network": self.settings.train_network}
+        return {part: names for part, names in targets.items() if wanted.get(part, self.settings.train_text_encoder) and names}
 
     def _continue(self, file: Path) -> None:
         """Take over the weights of a LoRA file; modules it lacks stay fresh."""
@@ -101,12 +101,12 @@ class Lora(Method):
                 taken += 1
         if taken < len(weights):
             raise ModelError("{file} holds {count} modules that this job would not train, such as those of other targets or of a text encoder. "
-                             "Choose the targets and text_encoder that it was made with.",
+                             "Choose the targets and train_text_encoder that it was made with.",
                              file=file.name, count=len(weights) - taken, where="method.continue_from")
 
     @property
     def trains_text_encoder(self) -> bool:
-        return self.settings.text_encoder
+        return self.settings.train_text_encoder
 
     def parts(self) -> list[Part]:
         rate = self.settings.text_encoder_learning_rate

@@ -1,0 +1,97 @@
+"""A killed run loses nothing: whatever the moment, it resumes and ends with the very weights of a run that was left alone.
+
+Five kills in the core suite, thirty in the slow lane (`make test-quality`); at least five of those fall inside a save.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from aprendiz.run import Run
+
+STEPS = 24
+
+
+def train(pictures: Path, out: Path) -> subprocess.Popen[bytes]:
+    """A training on micro in a process of its own, with a state saved after every step."""
+    command = [sys.executable, "-m", "aprendiz", "train", "lora", "--base", "micro", "--data", str(pictures), "--out", str(out), "--name", "killed",
+               "--steps", str(STEPS), "--rank", "8", "--targets", "all", "--batch-size", "2", "--save-every-steps", "1", "--learning-rate", "1e-3",
+               "--caption-dropout", "0.1", "--ema-decay", "0.9", "--crop", "random", "--flip", "--sample-every-steps", "1000", "--sampler-steps", "2"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def inside_a_save(folder: Path) -> bool:
+    return any((folder / "checkpoints").glob(".step-*.tmp"))
+
+
+def kill_somewhere(process: subprocess.Popen[bytes], folder: Path, moment: random.Random, in_save: bool) -> bool:
+    """Kill the process between two steps, in a step or in a save; whether it was seen to be in a save. False too if it ended before."""
+    first = len(list((folder / "checkpoints").glob("step-*")))
+    until = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < until:
+        begun = any(event["event"] == "step" for event in Run.open(folder).events()) if (folder / "job.json").exists() else False
+        if begun:
+            break
+        time.sleep(0.02)
+    if in_save:
+        while process.poll() is None and not inside_a_save(folder):
+            pass
+    else:
+        time.sleep(moment.uniform(0, 1.5))
+    seen = inside_a_save(folder)
+    process.kill()
+    process.wait()
+    assert first >= 0
+    return seen and inside_a_save(folder)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from aprendiz.micro.pictures import write_pictures
+    folder = tmp_path_factory.mktemp("fish")
+    write_pictures(folder, "fish", 6, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def straight(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    out = tmp_path_factory.mktemp("straight")
+    process = train(pictures, out)
+    assert process.wait() == 0, process.stderr.read().decode() if process.stderr else ""
+    return dict(load_file(out / "aprendiz" / "killed" / "killed.safetensors"))
+
+
+def survive(pictures: Path, out: Path, straight: dict[str, object], kills: int, seed: int) -> int:
+    """Kill a run so many times, let it end, and compare; how many of the kills fell inside a save."""
+    moment, in_saves = random.Random(seed), 0
+    folder = out / "aprendiz" / "killed"
+    for n in range(kills):
+        process = train(pictures, out)
+        in_saves += kill_somewhere(process, folder, moment, in_save=n % 2 == 0)
+        if (folder / "killed.safetensors").exists():
+            break
+    assert train(pictures, out).wait() == 0
+    ended = load_file(folder / "killed.safetensors")
+    assert set(ended) == set(straight)
+    assert all(bool((ended[name] == straight[name]).all()) for name in ended)
+    assert not list((folder / "checkpoints").glob(".*.tmp"))
+    attempts = {event["attempt"] for event in Run.open(folder).events()}
+    assert len(attempts) >= 2
+    return in_saves
+
+
+def test_five_kills_change_no_bit(pictures: Path, straight: dict[str, object], tmp_path: Path) -> None:
+    assert survive(pictures, tmp_path, straight, kills=5, seed=1) >= 1
+
+
+@pytest.mark.slow
+def test_thirty_kills_change_no_bit(pictures: Path, straight: dict[str, object], tmp_path: Path) -> None:
+    in_saves = sum(survive(pictures, tmp_path / str(n), straight, kills=5, seed=10 + n) for n in range(6))
+    assert in_saves >= 5
