@@ -45,19 +45,20 @@ def constraints():
 
 def make(folder, versions, torch_index):
     """Make the environment in `folder` with the exact versions in the file `versions`, unless it is there already."""
+    this = "{}.{}".format(*sys.version_info[:2])
     if not OLDEST <= sys.version_info[:2] <= NEWEST:
-        raise Failed("This is Python {}.{}; Aprendiz needs 3.10 to 3.13. Name one that is installed: "
-                     "make quickstart PYTHON=python3.11".format(*sys.version_info[:2]))
-    mark = folder / "complete-{}".format(wanted(versions, torch_index))
+        raise Failed(f"This is Python {this}; Aprendiz needs 3.10 to 3.13. Name one that is installed: "
+                     "make quickstart PYTHON=python3.11")
+    mark = folder / f"complete-{wanted(versions, torch_index)}"
     if mark.exists():
         return
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not python.exists():
         create(folder)
-    print("Installing into {} (some minutes the first time, nothing the next)".format(folder), flush=True)
+    print(f"Installing into {folder} (some minutes the first time, nothing the next)", flush=True)
     exact = ["-c", str(versions)]
     install(python, [*exact, "torch", *(["--index-url", torch_index] if torch_index else [])])
-    install(python, [*exact, "-e", "{}[{}]".format(ROOT, EXTRAS)])
+    install(python, [*exact, "-e", f"{ROOT}[{EXTRAS}]"])
     for old in folder.glob("complete-*"):
         old.unlink()
     mark.write_text("all packages are installed\n", encoding="utf-8")

@@ -26,7 +26,9 @@ FOLDERS = ("texts", "views", "families", "methods")
 def host_files() -> list[Path]:
     """The files of the package that host processes import."""
     files = [PACKAGE / name for name in FILES]
-    return [file for file in files if file.exists()] + [file for name in FOLDERS for file in sorted((PACKAGE / name).rglob("*.py"))]
+    for name in FOLDERS:
+        files += sorted((PACKAGE / name).rglob("*.py"))
+    return [file for file in files if file.exists()]
 
 
 def module_name(file: Path) -> str:

@@ -55,8 +55,8 @@ def test_requirements_are_lower_bounds_in_an_order_that_leaves_hosts_alone() -> 
 def test_constraints_pin_everything_the_environment_asks_for(name: str) -> None:
     pinned = {package(line) for line in lines(name)}
     extras = [word for extra in ("optimizers", "board", "video", "dev") for word in quoted(f"{extra} = [")]
-    asked = {package(line) for line in lines("requirements.txt") if "python_version" not in line} | set(map(package, extras)) | {"torch"}
-    assert asked - pinned == set()
+    asked = {package(line) for line in lines("requirements.txt") if "python_version" not in line}
+    assert {*asked, *map(package, extras), "torch"} - pinned == set()
     assert "torchvision" not in pinned
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines(name)), "exact versions, none of a local build"
 
@@ -85,6 +85,7 @@ def test_every_file_that_a_page_links_to_is_there(page: str) -> None:
 
 
 def test_no_file_names_the_place_it_was_made_at() -> None:
-    files = [file for pattern in ("*.md", "*.txt", "*.toml", "*.py", "docs/**/*.md", "aprendiz/**/*.py") for file in ROOT.glob(pattern)]
+    patterns = ("*.md", "*.txt", "*.toml", "*.py", "docs/**/*.md", "aprendiz/**/*.py")
+    files = [file for pattern in patterns for file in ROOT.glob(pattern)]
     private = re.compile(r"/(home|root|Users)/[a-z]|/tmp/|file:///")
     assert [file.name for file in files if private.search(file.read_text(encoding="utf-8"))] == []

@@ -170,7 +170,8 @@ def pythons() -> list[str]:
     found = {sys.version_info[:2]: sys.executable}
     for minor in range(10, 14):
         for candidate in candidates(minor):
-            version = subprocess.run([*candidate, "-c", "import sys; print(sys.executable)"], capture_output=True, text=True, check=False)
+            asked = [*candidate, "-c", "import sys; print(sys.executable)"]
+            version = subprocess.run(asked, capture_output=True, text=True, check=False)
             if version.returncode == 0:
                 found.setdefault((3, minor), version.stdout.strip())
                 break

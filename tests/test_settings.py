@@ -15,6 +15,7 @@ from aprendiz.knobs import kinds, knobs
 from aprendiz.settings import SCHEMA, SECTIONS, Job, home, learning_rates, unfold
 from aprendiz.views.flags import flags
 
+Answers = Callable[[str, object], None]
 GOOD: dict[str, Any] = {"data": "pictures", "steps": 10}
 
 
@@ -64,7 +65,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("change", "sentence"), BAD, ids=[json.dumps(change) for change, _ in BAD])
-def test_a_bad_setting_is_answered_with_its_sentence(change: dict[str, Any], sentence: str, answers: Callable[[str, object], None]) -> None:
+def test_a_bad_setting_is_answered_with_its_sentence(change: dict[str, Any], sentence: str, answers: Answers) -> None:
     answer = refusal({**GOOD, **change})
     answers(f"setting {json.dumps(change)}", answer)
     assert sentence in answer
@@ -74,13 +75,14 @@ def test_a_bad_setting_is_answered_with_its_sentence(change: dict[str, Any], sen
 def test_everything_wrong_is_told_at_once() -> None:
     with pytest.raises(ProblemsError) as caught:
         Job.read({"steps": -1, "method": {"rank": 0, "rnak": 8}, "learning_rate": 5, "sampler": "dimm"})
-    where = [problem.where for problem in caught.value.problems]
-    assert sorted(where) == ["data.path", "method.rank", "method.rnak", "optimizer.learning_rate", "samples.sampler", "training.steps"]
+    where = sorted(problem.where for problem in caught.value.problems)
+    assert where == ["data.path", "method.rank", "method.rnak", "optimizer.learning_rate", "samples.sampler",
+                     "training.steps"]
 
 
 @pytest.mark.parametrize("section", ["base", "training", "method"])
 @pytest.mark.parametrize("value", [5, [1, 2], 1.5])
-def test_a_section_that_is_no_table_is_refused_in_words(section: str, value: Any, answers: Callable[[str, object], None]) -> None:
+def test_a_section_that_is_no_table_is_refused_in_words(section: str, value: Any, answers: Answers) -> None:
     answer = refusal({**GOOD, section: value})
     answers(f"setting {json.dumps({section: value})}", answer)
     assert section in answer
@@ -134,7 +136,8 @@ def test_the_defaults_of_every_method_are_a_job() -> None:
 def test_the_hash_follows_what_is_computed_and_nothing_else() -> None:
     job = Job.read(GOOD)
     assert Job.read({**GOOD, "name": "vase", "again": True, "keep_running": True}).hash() == job.hash()
-    changed = [{"seed": 43}, {"learning_rate": 2e-4}, {"method.rank": 8}, {"base": "other"}, {"flip": True}, {"sampler_steps": 21}]
+    changed = [{"seed": 43}, {"learning_rate": 2e-4}, {"method.rank": 8}, {"base": "other"}, {"flip": True},
+               {"sampler_steps": 21}]
     hashes = {Job.read({**GOOD, **change}).hash() for change in changed}
     assert len(hashes | {job.hash(), job.hash("pictures' digest")}) == len(changed) + 2
 
@@ -174,8 +177,8 @@ def test_every_setting_has_one_flag() -> None:
     wanted = {(section, name) for section, kind in SECTIONS.items() for name in knobs(kind)}
     wanted |= {("method", name) for method in registry.methods().values() for name in knobs(method.Settings)}
     assert settings == wanted
-    fixed = ("steps", "epochs", "seed", "rank", "alpha", "learning-rate", "batch-size", "resolution", "optimizer", "precision", "device",
-             "trigger", "save-every-steps", "sample-every-steps", "name", "again", "base", "data", "vae")
+    fixed = ("steps", "epochs", "seed", "rank", "alpha", "learning-rate", "batch-size", "resolution", "optimizer", "precision",
+             "device", "trigger", "save-every-steps", "sample-every-steps", "name", "again", "base", "data", "vae")
     assert {f"--{name}" for name in fixed} - set(found) == set()
 
 

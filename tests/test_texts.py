@@ -75,4 +75,5 @@ def test_an_error_speaks_the_persons_language_and_the_log_english(language: str,
     error = DatasetError(template, name="steps", value=-1, low=1)
     assert str(error) == translations(language)[template].format(name="steps", value=-1, low=1)
     assert str(error) != error.problem.english == "steps is -1. It must be at least 1."
-    assert str(Problem(template, {"name": "steps", "value": -1, "low": 1})) == say(template, to=language, name="steps", value=-1, low=1)
+    problem = Problem(template, {"name": "steps", "value": -1, "low": 1})
+    assert str(problem) == say(template, to=language, name="steps", value=-1, low=1)

@@ -21,6 +21,7 @@ from . import translations
 
 PACKAGE = Path(__file__).resolve().parent.parent
 ERRORS = "AprendizError"
+FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 CARRIED = ("template", "help")  # an attribute, parameter or key of this name was collected where it was made
 
 
@@ -73,7 +74,7 @@ def carriers(trees: Mapping[str, ast.Module]) -> dict[str, int]:
         own = any(isinstance(part, ast.FunctionDef) and part.name == "__init__" for part in kind.body)
         if not own and any(isinstance(parent, ast.Name) and parent.id in takers for parent in kind.bases):
             takers[kind.name] = 0
-    functions = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    functions = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, FUNCTION)]
     for one in functions * 2:
         names = [argument.arg for argument in one.args.posonlyargs + one.args.args]
         if "template" in names and not one.name.startswith("__") and hands_on(one, takers):
@@ -91,7 +92,7 @@ def calls(node: ast.AST, names: Mapping[str, list[str]],
           parameters: frozenset[str]) -> Iterator[tuple[ast.Call, Mapping[str, list[str]], frozenset[str]]]:
     """Every call, with the texts that have names there and the parameters of the function around it."""
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        if isinstance(child, FUNCTION):
             inner = parameters | {argument.arg for argument in ast.walk(child.args) if isinstance(argument, ast.arg)}
             local = [part for part in ast.walk(child) if isinstance(part, ast.stmt)]
             yield from calls(child, {**names, **named_texts(local)}, inner)
@@ -108,7 +109,8 @@ def named_texts(statements: list[ast.stmt]) -> dict[str, list[str]]:
         target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
         value = statement.value if isinstance(statement, (ast.Assign, ast.AnnAssign)) else None
         if isinstance(target, ast.Name) and value is not None:
-            parts = value.values if isinstance(value, ast.Dict) else value.elts if isinstance(value, (ast.Tuple, ast.List)) else [value]
+            several = value.values if isinstance(value, ast.Dict) else getattr(value, "elts", None)
+            parts = [value] if several is None else several
             texts = [literal(part, {}, frozenset()) for part in parts]
             if texts and all(texts):
                 named.setdefault(target.id, []).extend(text for some in texts if some for text in some)
@@ -117,7 +119,9 @@ def named_texts(statements: list[ast.stmt]) -> dict[str, list[str]]:
 
 def template_argument(call: ast.Call, takers: Mapping[str, int]) -> ast.expr | None:
     """The argument of a call that is a template, if the call takes one."""
-    name = call.func.id if isinstance(call.func, ast.Name) else call.func.attr if isinstance(call.func, ast.Attribute) else ""
+    name = ""
+    if isinstance(call.func, (ast.Name, ast.Attribute)):
+        name = call.func.id if isinstance(call.func, ast.Name) else call.func.attr
     for keyword in call.keywords:
         if keyword.arg == "template" or (name == "knob" and keyword.arg == "help"):
             return keyword.value
@@ -148,7 +152,8 @@ def literal(value: ast.expr, names: Mapping[str, list[str]], parameters: frozens
 
 def fields_of(template: str) -> set[tuple[str, str, str]]:
     """Named fields of a template with their format and conversion: {('file', '', '')}."""
-    return {(name, form or "", conversion or "") for _, name, form, conversion in string.Formatter().parse(template) if name is not None}
+    parts = string.Formatter().parse(template)
+    return {(name, form or "", conversion or "") for _, name, form, conversion in parts if name is not None}
 
 
 def missing(language: str) -> list[str]:
@@ -159,7 +164,7 @@ def missing(language: str) -> list[str]:
 
 def main() -> None:
     """Print what a language lacks as JSON, ready to be filled in."""
-    empty = {text: "" for text in missing(sys.argv[1])}
+    empty = dict.fromkeys(missing(sys.argv[1]), "")
     sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
     print(json.dumps(empty, ensure_ascii=False, indent=2))
 

@@ -60,7 +60,8 @@ def page() -> str:
         parts.append(f"## {section}\n\n{first_line(settings)}\n\n{table(by_section[section])}")
     for name, method in registry.methods().items():
         own = [flag for flag in by_section["method"] if name in flag.methods]
-        parts.append(f"## method: {name}\n\n{method.title}. {first_line(method.Settings)} `method.name = \"{name}\"`\n\n{table(own)}")
+        about = f"{method.title}. {first_line(method.Settings)} `method.name = \"{name}\"`"
+        parts.append(f"## method: {name}\n\n{about}\n\n{table(own)}")
     return "\n".join(parts)
 
 
