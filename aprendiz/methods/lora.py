@@ -123,19 +123,17 @@ class Lora(Method):
 
     def _drop(self, batch: Batch) -> None:
         """Choose the resting ranks of each sample; the draws belong to the sample, not to its place in a batch."""
-        import torch
         rank, share = self.settings.rank, self.settings.rank_dropout
         layers = [layer for layers in self.layers.values() for layer in layers.values()]
-        drawn = batch.draw("rank_dropout", (len(layers), rank)).to(layers[0].down.device)  # (B, layers, r), uniform
+        drawn = batch.draw("rank_dropout", (len(layers), rank)).to(layers[0].down.device)  # (B, layers, r), in [0, 1)
         keep = (drawn >= share).to(layers[0].down.dtype) / (1 - share)
         for i, layer in enumerate(layers):
-            layer.keep_Br = keep[:, i] if torch.is_grad_enabled() else None
+            layer.keep_Br = keep[:, i]
 
     def enabled(self, on: bool) -> None:
         for layers in self.layers.values():
             for layer in layers.values():
                 layer.on = on
-                layer.keep_Br = None
 
     def write(self, file: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> list[Path]:
         import torch

@@ -63,10 +63,11 @@ class LoraLayer(nn.Module):
             channels = 1
         if self.scale != 1.0:
             low = low * self.scale
-        if self.keep_Br is not None:
+        if self.keep_Br is not None and torch.is_grad_enabled():  # samples and validation use every rank
+            keep_Br = self.keep_Br.repeat_interleave(low.shape[0] // self.keep_Br.shape[0], 0)  # a text encoder sees each prompt in chunks
             shape = [low.shape[0]] + [1] * (low.ndim - 1)
-            shape[channels] = self.keep_Br.shape[1]
-            low = low * self.keep_Br.view(shape)
+            shape[channels] = keep_Br.shape[1]
+            low = low * keep_Br.view(shape)
         return y + (F.linear(low, self.up) if channels == -1 else F.conv2d(low, self.up))
 
 
