@@ -1,4 +1,4 @@
-"""The command line: `python -m aprendiz COMMAND ...`. This process itself trains, into the same folders and with the same events as any door.
+"""The command line: `python -m aprendiz COMMAND ...`. This process itself trains, with the same folders and events as any door.
 
 Exit codes: 0 done, 1 something that the user can mend (one clear message), 2 unknown commands or flags and missing arguments,
 3 our bug (its traceback is in the file that is named), 130 stopped. Nothing heavy is imported before a command needs it.
@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from . import __version__
 from .commands import drawing, following, looking, training
@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except Bug as bug:
-        complain(say("Something went wrong inside Aprendiz ({error}). That is a bug of ours; {file} tells where.", error=str(bug), file=str(bug.log)))
+        complain(say("Something went wrong inside Aprendiz ({error}). That is a bug of ours; {file} tells where.",
+                     error=str(bug), file=str(bug.log)))
         return 3
     except Exception as error:  # noqa: BLE001 - a traceback belongs in a file, not before a user's eyes
         complain(say("Something went wrong inside Aprendiz ({error}). That is a bug of ours; {file} tells where.",
@@ -76,9 +77,6 @@ def write_traceback(error: BaseException) -> Path:
 class Parser(argparse.ArgumentParser):
     """Whole flags only, and for a flag that is none the nearest there is."""
 
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings, allow_abbrev=False)
-
     def error(self, message: str) -> NoReturn:
         complain(f"{self.prog}: {message}\n" + say("`{command} --help` tells what there is.", command=self.prog))
         raise SystemExit(2)
@@ -87,26 +85,34 @@ class Parser(argparse.ArgumentParser):
 def read_arguments(arguments: list[str]) -> argparse.Namespace:
     """The command and its arguments. Exits with 2 where they are unknown or missing."""
     parser, parts = make_parser()
+    word = next(iter(arguments), "-")
+    close = flags.nearest(word, list(parts))
+    if close and word not in parts and not word.startswith("-"):
+        parser.error(say("There is no command {command}. Did you mean {close}?", command=word, close=close))
     asked, unknown = parser.parse_known_args(arguments)
     if unknown:
         of = parts[asked.name_of_command]
         wrong = next((word for word in unknown if word.startswith("-")), unknown[0])
-        close = flags.nearest_flag(wrong, [flag for action in of._actions for flag in action.option_strings])
+        close = flags.nearest(wrong.partition("=")[0], [flag for action in of._actions for flag in action.option_strings])
         if close and wrong.startswith("-"):
             of.error(say("There is no flag {flag}. Did you mean {close}?", flag=wrong.partition("=")[0], close=close))
-        of.error(say("There is no flag {flag}.", flag=wrong) if wrong.startswith("-") else say("{word} is one argument too many.", word=wrong))
+        if wrong.startswith("-"):
+            of.error(say("There is no flag {flag}.", flag=wrong))
+        of.error(say("{word} is one argument too many.", word=wrong))
     return asked
 
 
 def make_parser() -> tuple[Parser, dict[str, Parser]]:
     """The whole command line, and its parts by command."""
-    parser = Parser(prog="python -m aprendiz", description=say("Teach a diffusion model something new from your own pictures."))
+    parser = Parser(prog="python -m aprendiz", allow_abbrev=False,
+                    description=say("Teach a diffusion model something new from your own pictures."))
     parser.add_argument("--version", action="version", version=f"aprendiz {__version__}")
     adder = parser.add_subparsers(title=say("commands"), dest="name_of_command", required=True, metavar="COMMAND")
     parts: dict[str, Parser] = {}
 
-    def add(name: str, command: Callable[[argparse.Namespace], int], help: str, *positional: tuple[str, str, str], machine: bool = True) -> Parser:
-        part = parts[name] = adder.add_parser(name, help=help, description=help)
+    def add(name: str, command: Callable[[argparse.Namespace], int], help: str, *positional: tuple[str, str, str],
+            machine: bool = True) -> Parser:
+        part = parts[name] = adder.add_parser(name, help=help, description=help, allow_abbrev=False)
         part.set_defaults(command=command, part=part)
         for argument, metavar, text in positional:
             part.add_argument(argument, metavar=metavar, help=text)
@@ -114,22 +120,25 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
             part.add_argument("--json", action="store_true", help=say("Print for machines: JSON, a line each."))
         return part
 
-    add("quickstart", training.quickstart, say("Teach the embedded base a subject that it has never seen, from bundled pictures; no network."))
+    add("quickstart", training.quickstart, say("Teach the embedded base a subject that it has never seen; no network."))
     what = ("what", "METHOD|JOB", say("A method (`methods` lists them), or a job file (.toml, .json)."))
     for name, command, help in (("train", training.train, say("Teach a base from a folder of pictures.")),
                                 ("check", training.check, say("Check a job and its pictures, and train nothing."))):
         flags.add_flags(add(name, command, help, what))
     for name in ("quickstart", "train", "check"):
-        parts[name].add_argument("--out", type=Path, default=Path("output"), metavar="FOLDER", help=say("Where runs are written. [output]"))
+        parts[name].add_argument("--out", type=Path, default=Path("output"), metavar="FOLDER",
+                                 help=say("Where runs are written. [output]"))
     run = ("folder", "RUN_DIR", say("The folder of a run."))
     add("resume", training.resume, say("Go on with a run that was stopped or died."), run)
     _add_generate(add("generate", drawing.generate, say("Draw pictures with a base and with what was learned.")))
     _add_walk(add("walk", drawing.walk, say("A moving picture that goes from prompt to prompt.")))
-    add("inspect", looking.inspect, say("What a file is, and what of it each host loads."), ("file", "FILE", say("A file of weights.")))
+    add("inspect", looking.inspect, say("What a file is, and what of it each host loads."),
+        ("file", "FILE", say("A file of weights.")))
     add("runs", following.runs, say("The runs there are, and their state.")).add_argument(
         "folder", nargs="?", type=Path, metavar="DIR", help=say("An output folder. None: all that were ever used."))
     add("watch", following.watch, say("Follow a run that some other door started."), run)
-    add("tell", following.tell, say("Steer a run."), run, machine=False).add_argument("what", choices=list(COMMANDS), metavar="|".join(COMMANDS))
+    add("tell", following.tell, say("Steer a run."), run, machine=False).add_argument(
+        "what", choices=list(COMMANDS), metavar="|".join(COMMANDS))
     share_parser = add("share", looking.share, say("Make a folder to publish: file, card, preview, grid; nothing private."),
                        ("run", "RUN", say("A run's folder, or a file of weights.")))
     share_parser.add_argument("--out", type=Path, metavar="FOLDER")
@@ -152,25 +161,30 @@ def _add_generate(parser: Parser) -> None:
 
 def _add_walk(parser: Parser) -> None:
     _add_drawing(parser)
-    parser.add_argument("--prompt", required=True, action="append", metavar="TEXT", help=say("What to draw; give several to go from one to the next."))
+    parser.add_argument("--prompt", required=True, action="append", metavar="TEXT",
+                        help=say("What to draw; give several to go from one to the next."))
     parser.add_argument("--seeds", metavar="N,N", default="0", help=say("The noise of each stop. [0]"))
     parser.add_argument("--frames", metavar="N", help=say("How many frames there are in all. [24]"))
     parser.add_argument("--frames-per-second", metavar="X", help=say("How fast it plays. [12]"))
 
 
 def _add_drawing(parser: Parser) -> None:
-    for name, metavar in (("base", "BASE"), ("vae", "FILE"), ("text-encoder", "FILE"), ("prediction", "auto|epsilon|v"), ("clip-skip", "N")):
+    for name, metavar in (("base", "BASE"), ("vae", "FILE"), ("text-encoder", "FILE"), ("prediction", "auto|epsilon|v"),
+                          ("clip-skip", "N")):
         field = "path" if name == "base" else name.replace("-", "_")
         parser.add_argument(f"--{name}", required=name == "base", metavar=metavar, help=say(knobs(BaseSettings)[field].help))
-    parser.add_argument("--lora", action="append", default=[], metavar="FILE[:WEIGHT]", help=say("A LoRA file and its weight; may be given several times."))
-    for name, metavar, help in (("negative", "TEXT", say("What the picture must not show.")), ("width", "N", say("Pixels. [the base's own]")),
+    parser.add_argument("--lora", action="append", default=[], metavar="FILE[:WEIGHT]",
+                        help=say("A LoRA file and its weight; may be given several times."))
+    for name, metavar, help in (("negative", "TEXT", say("What the picture must not show.")),
+                                ("width", "N", say("Pixels. [the base's own]")),
                                 ("height", "N", say("Pixels. [the base's own]")), ("steps", "N", say("Sampler steps. [20]")),
                                 ("guidance", "X", say("How strictly the picture follows its prompt; 1 is without. [5]")),
                                 ("sampler", "NAME", say("The sampler. [ddim]"))):
         parser.add_argument(f"--{name}", metavar=metavar, help=help)
     parser.add_argument("--device", default="auto", help=say("cpu, cuda, cuda:1, mps or xpu. [the fastest there is]"))
     parser.add_argument("--precision", default="auto", help=say("bf16, fp16 or fp32. [the device's own]"))
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE|FOLDER", help=say("What to write; nothing is ever overwritten."))
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE|FOLDER",
+                        help=say("What to write; nothing is ever overwritten."))
 
 
 if __name__ == "__main__":

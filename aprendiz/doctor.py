@@ -53,7 +53,8 @@ def _packages() -> list[Finding]:
         if version is None:
             findings.append(Finding(name, say("missing"), _torch_install() if name == "torch" else install, stops=True))
         elif _numbers(version) < _numbers(least):
-            findings.append(Finding(name, version, say("At least {version} is needed.", version=least) + " " + install, stops=True))
+            older = say("At least {version} is needed.", version=least)
+            findings.append(Finding(name, version, f"{older} {install}", stops=True))
         else:
             findings.append(Finding(name, version))
     for name, what in OPTIONAL.items():
@@ -79,11 +80,11 @@ def _torch() -> list[Finding]:
         for index in range(torch.cuda.device_count()):
             card = torch.cuda.get_device_properties(index)
             free, total = torch.cuda.mem_get_info(index)
-            findings.append(Finding(f"cuda:{index}", say("{name}, {free} of {total} GB free", name=card.name, free=f"{free / GB:.1f}",
-                                                         total=f"{total / GB:.1f}")))
+            value = say("{name}, {free} of {total} GB free", name=card.name, free=f"{free / GB:.1f}", total=f"{total / GB:.1f}")
+            findings.append(Finding(f"cuda:{index}", value))
     elif shutil.which("nvidia-smi"):
-        remedy = say("An NVIDIA card seems to be there, but this torch cannot use it. Install the build of torch for CUDA, or update the "
-                     "driver.") + " " + _torch_install()
+        remedy = say("An NVIDIA card seems to be there, but this torch cannot use it. Install the build of torch for CUDA, or "
+                     "update the driver.") + " " + _torch_install()
         findings.append(Finding("cuda", say("not usable"), remedy))
     return findings
 

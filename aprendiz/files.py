@@ -41,8 +41,8 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in FULL:
-            raise RunError("The disk is full, so {file} could not be written. Free some space there and start the same job again: "
-                           "it goes on from its last good state.", file=str(path)) from error
+            raise RunError("The disk is full, so {file} could not be written. Free some space there and start the same job "
+                           "again: it goes on from its last good state.", file=str(path)) from error
         raise RunError("{file} cannot be written: {reason}. Choose another folder with --out, or change its permissions.",
                        file=str(path), reason=error.strerror or str(error)) from error
 

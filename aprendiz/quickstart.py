@@ -14,7 +14,7 @@ NAME = "quickstart"
 
 
 def quickstart_job(out: Path) -> Job:
-    """Write the pictures with their captions into `out`, and give the job that teaches them. Raises RunError where it cannot be written."""
+    """Write the pictures with their captions into `out`, and give the job that teaches them. Raises RunError where that fails."""
     from .files import disk_errors
     from .micro.pictures import write_pictures
     folder = out.absolute() / f"{NAME}-pictures"

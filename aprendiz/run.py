@@ -6,7 +6,7 @@
     consumed        how much of that it read    <name>.safetensors with .json and .png: the result
     lock            held while a worker lives   log.txt         what libraries print, tracebacks
 
-Any process may read it and append a command; the worker alone writes the rest. Standard library only, no torch: hosts import this.
+Any process may read it and append a command; the worker alone writes the rest. Standard library only: hosts import this.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Run:
 
     @classmethod
     def create(cls, output: Path, job: Job, dataset_digest: str) -> Run:
-        """The run for this job: the one there is, if it is the very same job (and not done, or not wanted `again`), else a new one.
+        """The run for this job: the one there is, if it is the very same job (not done, or not wanted `again`), else a new one.
 
         A different job under a used name becomes name-2, name-3. Nothing there is ever overwritten. Raises RunError.
         """
@@ -85,11 +85,12 @@ class Run:
         """The run in a folder. Raises RunError where there is none."""
         folder = Path(folder).absolute()
         if not (folder / "job.json").is_file():
-            raise RunError("{folder} is not the folder of a run. `python -m aprendiz runs` lists the runs there are.", folder=str(folder))
+            raise RunError("{folder} is not the folder of a run. `python -m aprendiz runs` lists the runs there are.",
+                           folder=str(folder))
         return cls(folder, main=main)
 
     def discard(self) -> None:
-        """Remove the folder, and the folders above that were made for it and are empty: nothing was learned and nothing is to stay."""
+        """Remove the folder, and the empty folders above that were made for it: nothing was learned, nothing is to stay."""
         shutil.rmtree(self.folder, ignore_errors=True)
         for folder in self.created:
             with suppress(OSError):
@@ -151,12 +152,12 @@ class Run:
     # Events
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Append one event. Paths inside the folder are told relative to it; numbers that are none become null. Raises RunError."""
+        """Append one event. Paths inside the folder become relative to it, numbers that are none become null. Raises RunError."""
         if kind not in EVENTS:
             raise ValueError(f"there is no event {kind!r}; worker/messages.py lists them")
         if not self.main:
             return
-        line = {"v": PROTOCOL, "attempt": self.attempt, "time": round(time.time(), 3), "event": kind, **self._plain(fields)}
+        line = {"v": PROTOCOL, "attempt": self.attempt, "time": _now(), "event": kind, **self._plain(fields)}
         with disk_errors(self._events):
             _append(self._events, line)
         self.last_event = kind
@@ -169,7 +170,7 @@ class Run:
         self.event("warning" if warning else "message", template=template, fields=shown, text=template.format(**shown))
 
     def events(self) -> list[dict[str, Any]]:
-        """All events in order; of steps that were repeated after a resume only the last attempt's. A torn last line is ignored."""
+        """All events in order; of steps that a resumed run repeated only the last attempt's. A torn last line is ignored."""
         return last_attempts(read_events(self._events)[0])
 
     @property
@@ -209,10 +210,10 @@ class Run:
         if command not in COMMANDS:
             raise RunError("There is no command '{command}'. There are: {choices}.", command=command, choices=", ".join(COMMANDS))
         with disk_errors(self._commands):
-            _append(self._commands, {"v": PROTOCOL, "id": secrets.token_hex(8), "time": round(time.time(), 3), "command": command})
+            _append(self._commands, {"v": PROTOCOL, "id": secrets.token_hex(8), "time": _now(), "command": command})
 
     def commands(self) -> list[str]:
-        """Commands that came since the last call, in this process or an earlier one: each is handed out once. Costs one look at the disk."""
+        """Commands since the last call, in this process or an earlier one: each is handed out once. Costs a look at the disk."""
         start = self._consumed()
         size = _size(self._commands)
         if not self.main or size == start:
@@ -244,7 +245,7 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Be the run's worker: hold its lock and begin a new attempt with the event `queued`. Raises RunError if another holds it."""
+        """Be the run's worker: hold its lock and begin an attempt with the event `queued`. Raises RunError if another does."""
         if not self.main:
             yield
             return
@@ -301,13 +302,14 @@ def default_name(job: Job) -> str:
 
 
 def find_runs(output: Path | None = None) -> list[Run]:
-    """Runs in an output folder (or in all that were ever used), those changed last first. Raises RunError where the folder is not there."""
+    """Runs in an output folder (or in all that were ever used), those changed last first. Raises RunError without a folder."""
     if output is not None:
         output = Path(output).absolute()
         if not output.is_dir():
             raise RunError("There is no folder {folder}.", folder=str(output))
     roots = [output] if output is not None else [Path(folder) for folder in _outputs()]
-    folders = {file.parent for root in roots for pattern in ("job.json", "*/job.json", "aprendiz/*/job.json") for file in root.glob(pattern)}
+    patterns = ("job.json", "*/job.json", "aprendiz/*/job.json")
+    folders = {file.parent for root in roots for pattern in patterns for file in root.glob(pattern)}
     runs = [Run(folder) for folder in folders if (folder / "events.jsonl").is_file() and not folder.name.startswith(".")]
     return sorted(runs, key=lambda run: _changed(run.folder / "events.jsonl"), reverse=True)
 
@@ -345,6 +347,10 @@ def last_attempts(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _last_events(file: Path) -> list[dict[str, Any]]:
     start = max(_size(file) - TAIL, 0)
     return [line for line in read_events(file, start)[0] if "event" in line and isinstance(line.get("attempt"), int)]
+
+
+def _now() -> float:
+    return round(time.time(), 3)
 
 
 def _size(file: Path) -> int:

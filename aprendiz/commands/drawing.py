@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from ..knobs import fit, knobs, read
 from ..settings import BaseSettings, TrainingSettings
 from ..texts import say
 from ..views import flags
-from ..views.terminal import Screen, own_output, put
+from ..views.terminal import Screen, own_output, put, put_json
 
 if TYPE_CHECKING:
     from ..families import Base
@@ -26,7 +25,8 @@ def open_base(asked: argparse.Namespace) -> Base:
     from .. import devices
     from ..formats import checkpoint
     from ..prepare import place
-    names = {"path": asked.base, "vae": asked.vae, "text_encoder": asked.text_encoder, "prediction": asked.prediction, "clip_skip": asked.clip_skip}
+    names = {"path": asked.base, "vae": asked.vae, "text_encoder": asked.text_encoder, "prediction": asked.prediction,
+             "clip_skip": asked.clip_skip}
     given = {name: flags.parse(BaseSettings, name, text) for name, text in names.items() if text is not None}
     settings, problems = read(BaseSettings, given, "base")
     training, more = read(TrainingSettings, {"device": asked.device, "precision": asked.precision}, "training")
@@ -117,8 +117,8 @@ def walk(asked: argparse.Namespace) -> int:
     problems = [problem for _, problem in fitted.values() if problem]
     if problems:
         raise ProblemsError(problems)
-    wanted = walking.Walk(prompts=tuple(asked.prompt), seeds=tuple(whole_numbers(asked.seeds, "seeds")), request=read_request(asked, asked.prompt[0]),
-                          **{name: value for name, (value, _) in fitted.items()})
+    wanted = walking.Walk(prompts=tuple(asked.prompt), seeds=tuple(whole_numbers(asked.seeds, "seeds")),
+                          request=read_request(asked, asked.prompt[0]), **{name: value for name, (value, _) in fitted.items()})
     walking.check(wanted)
     walking.check_file(asked.out)
     loras = read_loras(asked)
@@ -138,4 +138,7 @@ def drawing_progress(screen: Screen) -> Any:
 
 def tell_file(file: Path, machine: bool) -> None:
     """A file that was written."""
-    put(json.dumps({"file": str(file)}, ensure_ascii=False) if machine else say("Written: {file}", file=str(file)))
+    if machine:
+        put_json({"file": str(file)})
+    else:
+        put(say("Written: {file}", file=str(file)))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from ..errors import RunError
 from ..run import Run, find_runs
 from ..texts import say
-from ..views.terminal import Screen, own_output, put
+from ..views.terminal import Screen, own_output, put, put_json
 from ..worker.client import follow
 from .training import quoted, tell_result
 
@@ -23,7 +22,7 @@ def runs(asked: argparse.Namespace) -> int:
         steps = [event for event in run.events() if event["event"] == "step"]
         step, total = (steps[-1]["step"], steps[-1].get("steps")) if steps else (0, None)
         if asked.json:
-            put(json.dumps({"name": run.name, "state": run.state, "step": step, "steps": total, "folder": str(run.folder)}, ensure_ascii=False))
+            put_json({"name": run.name, "state": run.state, "step": step, "steps": total, "folder": str(run.folder)})
         else:
             put(f"{run.name:30} {say(run.state):10} {step:>7}/{total or '?':<7} {run.folder}")
     if not found and not asked.json:
@@ -51,7 +50,8 @@ def tell(asked: argparse.Namespace) -> int:
     """Steer a run."""
     run = Run.open(asked.folder)
     if run.state not in ALIVE:
-        raise RunError("{name} is not being trained ({state}), so nothing can be told to it. Go on with it: python -m aprendiz resume {folder}",
+        raise RunError("{name} is not being trained ({state}), so nothing can be told to it. Go on with: "
+                       "python -m aprendiz resume {folder}",
                        name=run.name, state=say(run.state), folder=quoted(run.folder))
     run.tell(asked.what)
     return 0

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,17 @@ from ..knobs import kind_words, knobs
 from ..settings import SECTIONS, BaseSettings
 from ..texts import say
 from ..views import flags
-from ..views.terminal import put
+from ..views.terminal import put, put_json
 
 
 def inspect(asked: argparse.Namespace) -> int:
     """What a file is, and what of it each host loads."""
     from ..formats.inspect import inspect as look
     found = look(Path(asked.file))
-    put(json.dumps(found.values(), ensure_ascii=False, indent=2) if asked.json else found.text())
+    if asked.json:
+        put_json(found.as_dict())
+    else:
+        put("\n".join(found.lines()))
     return 0
 
 
@@ -35,8 +37,8 @@ def methods(asked: argparse.Namespace) -> int:
     """The ways of teaching, and every setting."""
     if asked.json:
         for name, method in registry.methods().items():
-            put(json.dumps({"name": name, "title": method.title, "needs": sorted(method.needs), "settings": settings_of(method.Settings)},
-                             ensure_ascii=False))
+            put_json({"name": name, "title": method.title, "needs": sorted(method.needs),
+                      "settings": settings_of(method.Settings)})
         return 0
     for name, method in registry.methods().items():
         needs = ", ".join(sorted(method.needs))
@@ -54,8 +56,7 @@ def settings_of(settings: type) -> list[dict[str, Any]]:
     found = []
     for field in fields(settings):
         one = knobs(settings)[field.name]
-        found.append({"name": field.name, "help": one.help, "takes": kind_words(settings, field.name), "default": field.default, "min": one.min,
-                      "max": one.max, "choices": one.choices, "when": one.when, "group": one.group, "level": one.level, "path": one.path})
+        found.append({"name": field.name, "takes": kind_words(settings, field.name), "default": field.default, **asdict(one)})
     return found
 
 
@@ -70,8 +71,8 @@ def families(asked: argparse.Namespace) -> int:
     """The model families."""
     for name, family in registry.families().items():
         if asked.json:
-            put(json.dumps({"name": name, "title": family.title, "resolution": family.resolution, "bucket_step": family.bucket_step,
-                              "offers": sorted(family.offers), "settings": settings_of(BaseSettings)}, ensure_ascii=False))
+            put_json({"name": name, "title": family.title, "resolution": family.resolution, "bucket_step": family.bucket_step,
+                      "offers": sorted(family.offers), "settings": settings_of(BaseSettings)})
         else:
             put(f"{name}: {family.title}, {family.resolution} px ({', '.join(sorted(family.offers))})")
     if not asked.json:
@@ -86,7 +87,7 @@ def doctor(asked: argparse.Namespace) -> int:
     findings = examine(asked.out)
     for finding in findings:
         if asked.json:
-            put(json.dumps({"name": finding.name, "value": finding.value, "remedy": finding.remedy, "stops": finding.stops}, ensure_ascii=False))
+            put_json(asdict(finding))
         else:
             put(f"{finding.name:20} {finding.value}" + (f"\n{'':20} -> {finding.remedy}" if finding.remedy else ""))
     return 1 if any(finding.stops for finding in findings) else 0

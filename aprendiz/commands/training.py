@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,24 @@ from ..run import Run, Stopped
 from ..settings import DataSettings, Job
 from ..texts import say
 from ..views import flags
-from ..views.terminal import Screen, own_output, put
+from ..views.terminal import Screen, own_output, put, put_json
 from ..worker.attempt import attempt_here
 
 
 def read_job(asked: argparse.Namespace) -> Job:
     """The job that the arguments ask for. Raises ProblemsError with all that is wrong; exits with 2 without pictures."""
+    return Job.read(job_values(asked))
+
+
+def job_values(asked: argparse.Namespace) -> dict[str, Any]:
+    """The same, as plain values that nothing has checked yet."""
     file = Path(asked.what)
     if file.suffix.lower() in (".toml", ".json"):
-        values = flags.job_values(asked, job_file(file), file.absolute().parent)
-    else:
-        values = flags.job_values(asked, {"method": {"name": asked.what.replace("-", "_")}})
-        if "path" not in values.get("data", {}) and asked.what in registry.methods():
-            asked.part.error(say("No pictures were given. Name their folder with --data FOLDER."))
-    return Job.read(values)
+        return flags.job_values(asked, job_file(file), file.absolute().parent)
+    values = flags.job_values(asked, {"method": {"name": asked.what.replace("-", "_")}})
+    if "path" not in values.get("data", {}) and asked.what in registry.methods():
+        asked.part.error(say("No pictures were given. Name their folder with --data FOLDER."))
+    return values
 
 
 def job_file(file: Path) -> dict[str, Any]:
@@ -106,7 +111,8 @@ def teach(run: Run, machine: bool) -> int:
             attempt_here(run, screen.show)
         except (Stopped, KeyboardInterrupt):
             if run.main and not machine:
-                screen.line(say("Stopped after step {step}. Go on with: {command}", step=run.step, command=f"python -m aprendiz resume {quoted(run.folder)}"))
+                screen.line(say("Stopped after step {step}. Go on with: {command}", step=run.step,
+                                command=f"python -m aprendiz resume {quoted(run.folder)}"))
             raise
         finally:
             screen.close()
@@ -117,10 +123,12 @@ def teach(run: Run, machine: bool) -> int:
 
 def tell_result(run: Run, screen: Screen) -> None:
     """The last screen: what was learned in figures, where everything is, what to type next."""
-    scores = json.loads((run.report / "scores.json").read_text(encoding="utf-8")) if (run.report / "scores.json").is_file() else {}
+    told = run.report / "scores.json"
+    scores = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {}
     if scores.get("subject_before") is not None and scores.get("subject_after") is not None:
-        screen.line(say("What was taught is right in {after} of {pictures} pictures; before, in {before}.", pictures=scores["pictures"],
-                        before=f"{scores['subject_before']:.0%}", after=f"{scores['subject_after']:.0%}"))
+        screen.line(say("What was taught is right in {after} of {pictures} pictures; before, in {before}.",
+                        pictures=scores["pictures"], before=f"{scores['subject_before']:.0%}",
+                        after=f"{scores['subject_after']:.0%}"))
     if scores.get("kept") is not None:
         screen.line(say("Of what the base drew right before, {kept} still is.", kept=f"{scores['kept']:.0%}"))
     screen.line(say("Learned: {file}", file=str(run.file)))
@@ -128,9 +136,12 @@ def tell_result(run: Run, screen: Screen) -> None:
         if (run.report / name).is_file():
             screen.line(say("Report: {file}", file=str(run.report / name)))
     job = run.job()
-    prompt = job.samples.sample_prompts[0] if job.samples.sample_prompts else job.data.trigger or "..."
-    screen.line(say("Draw with it: {command}", command=f"python -m aprendiz generate --base {quoted(job.base.path)} --lora {quoted(run.file)} "
-                                                        f"--prompt {quoted(prompt)} --out {quoted(run.folder.parent.parent / 'picture.png')}"))
+    drawn = [event["prompt"] for event in run.events() if event["event"] == "sample" and event.get("prompt")]
+    prompt = next(iter((*job.samples.sample_prompts, *drawn)), job.data.trigger or "...")
+    picture = run.folder.parent.parent / "picture.png"
+    command = (f"python -m aprendiz generate --base {quoted(job.base.path)} --lora {quoted(run.file)} --prompt {quoted(prompt)} "
+               f"--out {quoted(picture)}")
+    screen.line(say("Draw with it: {command}", command=command))
 
 
 def quoted(word: object) -> str:
@@ -158,7 +169,7 @@ def check(asked: argparse.Namespace) -> int:
     try:
         job = read_job(asked)
     except ProblemsError as error:
-        problems += error.problems
+        problems += [*error.problems, *picture_problems(asked)]
     else:
         from ..prepare import check as look
         found = look(job, asked.out)
@@ -174,10 +185,21 @@ def check(asked: argparse.Namespace) -> int:
     return 1 if stopping else 0
 
 
+def picture_problems(asked: argparse.Namespace) -> list[Problem]:
+    """What is wrong with the pictures of a job whose settings cannot be used: all is told at once."""
+    from ..data.folder import scan
+    settings, _ = read(DataSettings, job_values(asked).get("data", {}), "data")
+    if settings is None or settings.path is None:
+        return []
+    try:
+        return list(scan(settings).problems)
+    except AprendizError as error:
+        return error.problems
+
+
 def tell_problem(problem: Problem, machine: bool) -> None:
     """One problem, for people or for machines."""
     if machine:
-        put(json.dumps({"template": problem.template, "fields": problem.fields, "where": problem.where, "warning": problem.warning,
-                          "text": str(problem)}, ensure_ascii=False, default=str))
+        put_json({**asdict(problem), "text": str(problem)})
     else:
         put(say("Warning: {text}", text=str(problem)) if problem.warning else str(problem), error=True)

@@ -1,12 +1,13 @@
-"""The schema as command-line flags: every setting is one, `--learning-rate 1e-4`, and `--set section.setting=value` reaches it too.
+"""The schema as command-line flags: every setting is one, `--learning-rate 1e-4`, and `--set section.setting=value` reaches it.
 
-Values travel as text to the one check that all doors share, so a bad value gets the same sentence everywhere. Standard library only:
-hosts import this.
+Values travel as text to the one check that all doors share, so a bad value gets the same sentence everywhere. Standard library
+only: hosts import this.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -73,11 +74,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         types, _ = kinds(flag.settings)[flag.name]
         text = describe(flag)
         if types == (bool,):
-            groups[title].add_argument(flag.flag, dest=flag.dest, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
+            shape: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
         elif tuple in types:
-            groups[title].add_argument(flag.flag, dest=flag.dest, nargs="+", metavar="TEXT", default=argparse.SUPPRESS, help=text)
+            shape = {"nargs": "+", "metavar": "TEXT"}
         else:
-            groups[title].add_argument(flag.flag, dest=flag.dest, metavar=metavar(flag), default=argparse.SUPPRESS, help=text)
+            shape = {"metavar": metavar(flag)}
+        groups[title].add_argument(flag.flag, dest=flag.dest, default=argparse.SUPPRESS, help=text, **shape)
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="SECTION.SETTING=VALUE",
                         help=say("Change any setting by its full name, such as --set method.rank=8; may be given several times."))
 
@@ -94,7 +96,8 @@ def metavar(flag: Flag) -> str:
 def describe(flag: Flag) -> str:
     """One line of help: what it does, its bounds and its default."""
     default = next(field.default for field in fields(flag.settings) if field.name == flag.name)
-    shown = "off" if default is None else json.dumps(default, ensure_ascii=False) if isinstance(default, (bool, tuple)) else str(default)
+    plain = json.dumps(default, ensure_ascii=False) if isinstance(default, (bool, tuple)) else str(default)
+    shown = "off" if default is None else plain
     low, high = flag.knob.min, flag.knob.max
     bounds = f" {low:g}..{high:g}." if low is not None and high is not None else ""
     # argparse fills in %(...)s.
@@ -135,7 +138,8 @@ def job_values(namespace: argparse.Namespace, start: Mapping[str, Any], beside: 
 
     beside: the folder of the job file, where its relative paths are looked for after the current one. Raises SettingsError.
     """
-    values: dict[str, Any] = {section: dict(inner) if isinstance(inner, Mapping) else inner for section, inner in unfold(start).items()}
+    values: dict[str, Any] = {section: dict(inner) if isinstance(inner, Mapping) else inner
+                              for section, inner in unfold(start).items()}
     known = flags()
     given: dict[str, dict[str, Any]] = {}
     for flag in known.values():
@@ -144,7 +148,8 @@ def job_values(namespace: argparse.Namespace, start: Mapping[str, Any], beside: 
     for change in namespace.changes:
         key, sign, text = change.partition("=")
         if not sign:
-            raise SettingsError("--set takes a setting and its value, such as --set method.rank=8; '{given}' has no '='.", given=change)
+            raise SettingsError("--set takes a setting and its value, such as --set method.rank=8; '{given}' has no '='.",
+                                given=change)
         for section, inner in unfold({key.strip().replace("-", "_"): text}).items():
             _change(given, known, section, inner)
     for section, inner in given.items():
@@ -187,8 +192,7 @@ def _whole_paths(values: dict[str, Any], beside: Path | None) -> None:
                 break
 
 
-def nearest_flag(wrong: str, known: Sequence[str]) -> str | None:
-    """The flag that was probably meant."""
-    import difflib
-    close = difflib.get_close_matches(wrong.partition("=")[0], known, n=1, cutoff=0.6)
+def nearest(word: str, known: Sequence[str]) -> str | None:
+    """The flag or command that was probably meant."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return close[0] if close else None

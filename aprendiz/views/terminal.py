@@ -44,7 +44,8 @@ class Screen:
         if kind == "step":
             self._step(event)
         elif kind == "caching":
-            self.progress(say("Encoding {what}", what=say(str(event.get("what", "")))), event.get("done", 0), event.get("total", 0), now=event["time"])
+            title = say("Encoding {what}", what=say(str(event.get("what", ""))))
+            self.progress(title, event.get("done", 0), event.get("total", 0), now=event["time"])
         else:
             sentence = words(event)
             if sentence:
@@ -111,10 +112,11 @@ def words(event: Mapping[str, Any]) -> str:
         text = say(event["template"], **event.get("fields", {})) if event.get("template") else str(event.get("text", ""))
         return say("Warning: {text}", text=text) if kind == "warning" else text
     if kind == "preflight":
-        return "\n".join([*(say("Warning: {text}", text=told(problem)) for problem in event.get("problems") or []), preflight_words(event)])
+        warnings = [say("Warning: {text}", text=told(problem)) for problem in event.get("problems") or []]
+        return "\n".join([*warnings, preflight_words(event)])
     if kind == "validation":
         return say("Step {step}: loss {loss} on the pictures kept apart.", step=step, loss=f"{event['loss']:.4f}")
-    if kind == "sample":
+    if kind == "sample" and not event.get("index"):  # one line for the pictures of a step
         return say("Step {step}: picture {file}", step=step, file=event.get("file"))
     if kind == "checkpoint":
         return say("Step {step}: saved {file}", step=step, file=event.get("file") or event.get("folder"))
@@ -175,6 +177,11 @@ def own_output() -> TextIO:
 def put(text: str, *, error: bool = False) -> None:
     """Print a line on standard output, or on standard error."""
     print(text, file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def put_json(value: Mapping[str, Any]) -> None:
+    """Print a value as one line of JSON."""
+    put(json.dumps(value, ensure_ascii=False, default=str))
 
 
 def _is_terminal(stream: TextIO) -> bool:

@@ -7,8 +7,8 @@ import os
 import sys
 
 if not __package__:
-    # Started by path: this folder (which holds `messages` and `client`) makes way for the one that holds the package. A Python with
-    # a ._pth file, or with -I, has neither.
+    # Started by path: this folder (which holds `messages` and `client`) makes way for the one that holds the package. A Python
+    # with a ._pth file, or with -I, has neither.
     _here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [os.path.dirname(os.path.dirname(_here)), *(path for path in sys.path if os.path.abspath(path or ".") != _here)]
     import runpy
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
         with libraries_to_log(run.log, begin=False):
             attempt(run)
     except AprendizError as error:
-        print("\n".join(problem.english for problem in error.problems), file=sys.stderr)
+        logging.getLogger(__name__).error("%s", "\n".join(problem.english for problem in error.problems))
         return 1
     except (Stopped, KeyboardInterrupt):
         return 130

@@ -109,15 +109,16 @@ def explain(error: BaseException, run: Run) -> AprendizError | None:
     if isinstance(error, ImportError) and not str(error.name or "aprendiz").startswith("aprendiz"):
         traceback.print_exception(type(error), error, error.__traceback__)
         package = str(error.name).split(".")[0]
-        return RunError("The package {package} is missing or broken ({reason}). Install it with: {python} -m pip install {package}",
-                        package=package, reason=str(error), python=sys.executable)
+        return RunError("The package {package} is missing or broken ({reason}). Install it with: {python} -m pip install "
+                        "{package}", package=package, reason=str(error), python=sys.executable)
     if re.search(r"out of memory|MemoryError|can't allocate memory", text):
         return DeviceError("The memory ran out ({reason}). Close other programs that use it, or lower batch_size or resolution, "
-                           "then go on with: python -m aprendiz resume {folder}", reason=text.splitlines()[0][:200], folder=str(run.folder))
+                           "then go on with: python -m aprendiz resume {folder}",
+                           reason=text.splitlines()[0][:200], folder=str(run.folder))
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if full or re.search(r"No space left on device|os error 28\b|os error 112\b|StorageFull", text):
-        return RunError("The disk is full. Free some space where {folder} is, then go on with: python -m aprendiz resume {folder}",
-                        folder=str(run.folder))
+        return RunError("The disk is full. Free some space where {folder} is, then go on with: "
+                        "python -m aprendiz resume {folder}", folder=str(run.folder))
     return None
 
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +73,8 @@ def start(run: Run, *, keep_running: bool = False, python: str | None = None) ->
     try:
         process = _spawn(command, log, detached=keep_running)
     except OSError as error:
-        raise RunError("The Python for the worker could not be started: {python} ({reason}). Set APRENDIZ_PYTHON to one that has torch "
-                       "and diffusers.", python=interpreter, reason=error.strerror or str(error)) from error
+        raise RunError("The Python for the worker could not be started: {python} ({reason}). Set APRENDIZ_PYTHON to one that "
+                       "has torch and diffusers.", python=interpreter, reason=error.strerror or str(error)) from error
     finally:
         log.close()
     return Worker(run, process, begun)
@@ -119,9 +119,9 @@ def follow(followed: Run | Worker, poll: float = POLL) -> Iterator[dict[str, Any
             return
         if not alive and (worker or last.get("attempt", 0) > 0 or not last):
             problem = last_words(run, worker.process.returncode if worker else None)
-            yield {"v": PROTOCOL, "attempt": last.get("attempt", 0), "time": time.time(), "event": "failed", "dead": True, "bug": False,
-                   "log": "log.txt", "problems": [{"template": problem.template, "fields": problem.fields, "where": "",
-                                                   "warning": False, "text": problem.english}]}
+            told = {**asdict(problem), "text": problem.english}
+            yield {"v": PROTOCOL, "attempt": last.get("attempt", 0), "time": time.time(), "event": "failed", "dead": True,
+                   "bug": False, "log": "log.txt", "problems": [told]}
             return
         time.sleep(poll)
 
@@ -129,26 +129,26 @@ def follow(followed: Run | Worker, poll: float = POLL) -> Iterator[dict[str, Any
 # What the end of a log tells, and what can be done. The first that is found counts.
 REMEDIES: tuple[tuple[str, Problem], ...] = (
     (r"CUDA out of memory|HIP out of memory|XPU out of memory|CUBLAS_STATUS_ALLOC_FAILED|MPS backend out of memory",
-     Problem("{name} ended because the card's memory ran out. Close other programs that use it, or lower batch_size or resolution, "
-             "or set memory to auto.")),
+     Problem("{name} ended because the card's memory ran out. Close other programs that use it, or lower batch_size or "
+             "resolution, or set memory to auto.")),
     (r"MemoryError|can't allocate memory|Cannot allocate memory|paging file is too small|bad_alloc|os error 1455",
-     Problem("{name} ended because the computer's memory ran out. Close other programs, lower batch_size or resolution, or enlarge "
-             "the paging file.")),
+     Problem("{name} ended because the computer's memory ran out. Close other programs, lower batch_size or resolution, or "
+             "enlarge the paging file.")),
     (r"No space left on device|os error 28|os error 112|StorageFull",
      Problem("{name} ended because the disk is full. Free some space there and go on with: python -m aprendiz resume {folder}")),
-    (r"driver version is insufficient|NVIDIA driver on your system is too old|no kernel image is available|Found no NVIDIA driver|"
-     r"CUDA driver initialization failed|forward compatibility was attempted",
-     Problem("{name} ended because the graphics driver and this torch do not fit together. Update the driver, or install the torch "
-             "that is made for this card.")),
+    (r"driver version is insufficient|NVIDIA driver on your system is too old|no kernel image is available|"
+     r"Found no NVIDIA driver|CUDA driver initialization failed|forward compatibility was attempted",
+     Problem("{name} ended because the graphics driver and this torch do not fit together. Update the driver, or install the "
+             "torch that is made for this card.")),
     (r"CUDA error: (?:unspecified launch failure|an illegal memory access|device-side assert|unknown error|the launch timed out)",
      Problem("{name} ended because the graphics driver failed. Go on with: python -m aprendiz resume {folder} If it comes back, "
              "update the driver.")),
     (r"operator torchvision::nms does not exist",
-     Problem("{name} ended because torchvision was made for another torch. Install the two together, or remove torchvision: nothing "
-             "here needs it.")),
+     Problem("{name} ended because torchvision was made for another torch. Install the two together, or remove torchvision: "
+             "nothing here needs it.")),
     (r"DLL load failed|cannot open shared object file|Library not loaded",
-     Problem("{name} ended because a library of the system is missing or broken: {words} `python -m aprendiz doctor` tells more; on "
-             "Windows install the Microsoft Visual C++ Redistributable.")),
+     Problem("{name} ended because a library of the system is missing or broken: {words} `python -m aprendiz doctor` tells more; "
+             "on Windows install the Microsoft Visual C++ Redistributable.")),
 )
 MISSING = re.compile(r"ModuleNotFoundError: No module named '([A-Za-z0-9_]+)")
 KILLED = (-9, 137, 0xC0000017, 0xC000012D)  # SIGKILL, as Linux does when memory runs out; Windows: no memory, commitment limit
@@ -162,14 +162,14 @@ def last_words(run: Run, code: int | None = None) -> Problem:
     text = "\n".join(lines)
     missing = MISSING.search(text)
     if missing:
-        return Problem("{name} ended because the package {package} is missing. `python -m aprendiz doctor` says how to install it.",
-                       {**shown, "package": missing.group(1)})
+        return Problem("{name} ended because the package {package} is missing. `python -m aprendiz doctor` says how to install "
+                       "it.", {**shown, "package": missing.group(1)})
     for pattern, remedy in REMEDIES:
         if re.search(pattern, text):
             return replace(remedy, fields=shown)
     if code in KILLED:
-        return Problem("{name} was ended by the system or by somebody, most often because memory ran out. Close other programs and "
-                       "go on with: python -m aprendiz resume {folder}", shown)
+        return Problem("{name} was ended by the system or by somebody, most often because memory ran out. Close other programs "
+                       "and go on with: python -m aprendiz resume {folder}", shown)
     return Problem("{name} ended without a word (exit code {code}; the last lines of its log: {words}). Go on with: "
                    "python -m aprendiz resume {folder}", {**shown, "code": "?" if code is None else code})
 
