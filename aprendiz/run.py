@@ -320,7 +320,7 @@ def read_events(file: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]
         with open(file, "rb") as handle:
             handle.seek(offset)
             data = handle.read()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return [], 0
     whole = data.rfind(b"\n") + 1
     lines = []
