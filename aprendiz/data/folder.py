@@ -135,12 +135,14 @@ def scan(settings: DataSettings, progress: Callable[[int, int], None] | None = N
     found: list[Picture] = []
     for place in places:
         found += _describe(place, told, problems)
-    found = _measure(sorted(found, key=lambda picture: picture.name), settings, problems, progress)
-    if not found:
+    measured, unreadable = _measure(sorted(found, key=lambda picture: picture.name), settings.masks, progress)
+    gone = {picture.name for picture in found} - {picture.name for picture in measured}  # of these one complaint is enough
+    problems = unreadable + [problem for problem in problems if not (problem.warning and problem.where in gone)]
+    if not measured:
         problems.append(Problem("{folder} has no pictures that can be read. Put png, jpg, webp, bmp or avif files into it, "
                                 "or name another folder.", {"folder": shown(str(root))}, "data.path"))
-    kept_apart = held_out([picture.digest for picture in found], settings.validation_share)
-    pictures = tuple(replace(picture, validation=picture.digest in kept_apart) for picture in found)
+    kept_apart = held_out([picture.digest for picture in measured], settings.validation_share)
+    pictures = tuple(replace(picture, validation=picture.digest in kept_apart) for picture in measured)
     once = {(problem.template, repr(problem.fields)): problem for problem in problems}
     return Dataset(pictures, content(pictures), tuple(once.values()), root)
 
@@ -375,20 +377,21 @@ def _without(place: Place, picture: str, caption: str, sources: Sequence[Told], 
 # Files
 
 
-def _measure(found: Sequence[Picture], settings: DataSettings, problems: list[Problem],
-             progress: Callable[[int, int], None] | None) -> list[Picture]:
-    """The pictures with sizes and digests, less those whose header cannot be read; masks hashed too, if they are used."""
-    from .pictures import large_pictures_are_fine
-    measured = []
-    with large_pictures_are_fine(), ThreadPoolExecutor() as pool:
-        for done, result in enumerate(pool.map(lambda picture: _one(picture, settings.masks), found), 1):
+def _measure(found: Sequence[Picture], masks: bool,
+             progress: Callable[[int, int], None] | None) -> tuple[list[Picture], list[Problem]]:
+    """The pictures with sizes and digests, less those whose header cannot be read, and what is wrong with these."""
+    from .pictures import quietly
+    measured: list[Picture] = []
+    problems: list[Problem] = []
+    with quietly(), ThreadPoolExecutor() as pool:
+        for done, result in enumerate(pool.map(lambda picture: _one(picture, masks), found), 1):
             if isinstance(result, Picture):
                 measured.append(result)
             else:
                 problems += result
             if progress:
                 progress(done, len(found))
-    return measured
+    return measured, problems
 
 
 def _one(picture: Picture, masks: bool) -> Picture | list[Problem]:

@@ -36,7 +36,9 @@ Pixels = NDArray[np.uint8]
 MAX_PIXELS = 178_956_970  # what Pillow itself refuses to open: 512 MB as RGB
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "AVIF")  # by content; phones write JPEGs that are MPOs
 SIGNATURES = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"RIFF", b"BM", b"GIF8")  # and AVIF: `ftyp` after four bytes
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error, Image.DecompressionBombError)
+# What Pillow raises of broken files (RuntimeError: libavif).
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, RuntimeError, struct.error,
+          Image.DecompressionBombError)
 UPRIGHT = {  # EXIF orientation to what undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
@@ -302,8 +304,9 @@ def _start(file: Path) -> bytes:
 
 
 @contextmanager
-def large_pictures_are_fine() -> Iterator[None]:
-    """No warning of pictures above half the limit. Warning filters are the whole process's: one thread enters, for all."""
+def quietly() -> Iterator[None]:
+    """None of Pillow's warnings (large pictures, damaged EXIF data). Filters are the process's: one thread enters, for all."""
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         yield

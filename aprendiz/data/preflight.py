@@ -166,7 +166,7 @@ def read_every(found: Sequence[Picture], settings: DataSettings,
     except SettingsError as error:
         problems += error.problems
         settings = replace(settings, background="white")
-    with pictures.large_pictures_are_fine(), ThreadPoolExecutor() as pool:
+    with pictures.quietly(), ThreadPoolExecutor() as pool:
         for done, told in enumerate(pool.map(lambda picture: _read_one(picture, settings), found), 1):
             problems += told
             if progress:
