@@ -68,8 +68,5 @@ class Fit:
 
 
 def recompute(lesson: Lesson) -> None:
-    """Checkpoint the network's blocks, and the text encoders' where they are trained."""
+    """Checkpoint the network's blocks. Text encoders keep theirs: they are small, and trained in evaluation mode."""
     lesson.base.network.enable_gradient_checkpointing()  # type: ignore[operator]
-    if lesson.method.trains_text_encoder:
-        for encoder in lesson.base.text_encoders:
-            encoder.gradient_checkpointing_enable()  # type: ignore[operator]

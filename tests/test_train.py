@@ -1,0 +1,151 @@
+"""The loop: what is learned does not depend on how a batch is cut, when it was stopped, or how often."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from aprendiz import train as loop
+from aprendiz.errors import DeviceError, ProblemsError, TrainingError
+from aprendiz.formats import checkpoint
+from aprendiz.registry import families, methods
+from aprendiz.run import Run
+from aprendiz.state import latest
+from lessons import losses, pictures, teach
+
+EVERYTHING: dict[str, Any] = {
+    "targets": "all", "train_text_encoder": True, "text_encoder_learning_rate": 5e-4, "rank_dropout": 0.1, "flip": True, "crop": "random",
+    "caption_dropout": 0.2, "shuffle_tags": True, "tag_dropout": 0.1, "noise_offset": 0.1, "ema_decay": 0.9, "sampled_latents": True, "steps": 7,
+    "batch_size": 3, "schedule": "cosine", "warmup_steps": 2, "min_snr_gamma": 5.0}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pictures(tmp_path_factory.mktemp("pictures") / "red")
+
+
+def result(run: Run) -> dict[str, torch.Tensor]:
+    return dict(load_file(run.file))
+
+
+def same(a: Run, b: Run) -> bool:
+    x, y = result(a), result(b)
+    return set(x) == set(y) and all(torch.equal(x[name], y[name]) for name in x)
+
+
+def test_a_run_stopped_in_mid_epoch_ends_with_the_very_weights_of_a_straight_one(data: Path, tmp_path: Path) -> None:
+    straight = teach(tmp_path / "a", data, **EVERYTHING)
+    teach(tmp_path / "b", data, stop_at=2, **EVERYTHING)
+    teach(tmp_path / "b", data, stop_at=5, **EVERYTHING)
+    stopped = teach(tmp_path / "b", data, **EVERYTHING)
+    assert same(straight, stopped)
+    assert losses(straight) == losses(stopped)
+
+
+def test_a_batch_cut_into_parts_is_the_same_batch(data: Path, tmp_path: Path) -> None:
+    whole = teach(tmp_path / "a", data, **{**EVERYTHING, "batch_size": 4})
+    parts = teach(tmp_path / "b", data, **{**EVERYTHING, "batch_size": 4, "gradient_accumulation": 4})
+    assert losses(whole) == pytest.approx(losses(parts), abs=1e-5)
+
+
+def test_recomputing_activations_changes_nothing(data: Path, tmp_path: Path) -> None:
+    kept = teach(tmp_path / "a", data, **EVERYTHING)
+    again = teach(tmp_path / "b", data, **EVERYTHING, gradient_checkpointing=True)
+    assert losses(kept) == pytest.approx(losses(again), abs=1e-5)
+
+
+def test_running_out_of_memory_replays_the_step_and_loses_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mock: this machine's memory does not run out at a wish."""
+    straight = teach(tmp_path / "a", data)
+    real, calls = loop.gradients, iter(range(100))
+
+    def gradients(*args: Any) -> torch.Tensor:
+        if next(calls) in (1, 3):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(*args)
+
+    monkeypatch.setattr(loop, "gradients", gradients)
+    replayed = teach(tmp_path / "b", data)
+    assert losses(straight) == pytest.approx(losses(replayed), abs=1e-5)
+    warnings = [event["text"] for event in replayed.events() if event["event"] == "warning"]
+    assert "computed again" in warnings[0] and "in 2 parts" in warnings[1]
+
+
+def test_memory_that_never_does_ends_in_one_sentence(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gradients(*_: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(loop, "gradients", gradients)
+    with pytest.raises(DeviceError, match="smaller resolution"):
+        teach(tmp_path, data)
+
+
+def test_a_loss_that_is_no_number_names_step_picture_and_module_and_keeps_the_last_good_state(data: Path, tmp_path: Path) -> None:
+    teach(tmp_path, data, stop_at=1, steps=12, batch_size=1)
+    poisoned = next(iter(sorted((tmp_path / "aprendiz" / ".cache").glob("*/*.safetensors"), key=lambda file: "mean" not in load_file(file))))
+    tensors = load_file(poisoned)
+    save_file({**tensors, "mean": torch.full_like(tensors["mean"], float("nan"))}, poisoned)
+    with pytest.raises(TrainingError, match=r"step \d+ was no number \(\d\.png; first in network\.conv_in"):
+        teach(tmp_path, data, steps=12, batch_size=1)
+    kept = latest(tmp_path / "aprendiz" / "taught" / "checkpoints")
+    assert kept is not None and kept.step >= 1
+    assert bool(torch.isfinite(kept.tensors["master"]).all())
+
+
+def test_what_is_taught_is_learned(data: Path, tmp_path: Path) -> None:
+    run = teach(tmp_path, data, steps=40, targets="all", learning_rate=4e-3, caption="a red square", seed=3)
+    seen = losses(run)
+    assert sum(seen[-10:]) < 0.8 * sum(seen[:10])
+
+
+def test_validation_samples_and_saves_come_when_due(data: Path, tmp_path: Path) -> None:
+    run = teach(tmp_path, data, epochs=4, steps=None, validation_share=0.25, validate_every_steps=2, sample_every_steps=3, save_every_steps=2, keep_checkpoints=1)
+    events = run.events()
+    steps = len(losses(run))
+    assert steps == 8
+    assert [event["step"] for event in events if event["event"] == "validation"] == [2, 4, 6, 8]
+    assert [event["step"] for event in events if event["event"] == "sample"] == [0, 3, 6, 8]
+    assert [event["step"] for event in events if event["event"] == "checkpoint"] == [2, 4, 6]
+    assert [folder.name for folder in run.checkpoints.iterdir()] == ["step-000006"]
+    assert {file.name for file in run.folder.glob("*.safetensors")} == {"taught.safetensors", *(f"taught-{n:06d}.safetensors" for n in (2, 4, 6))}
+    assert {file.name for file in run.report.iterdir()} == {"grid.png", "loss.png", "scores.json"}
+
+
+def test_pictures_of_the_bases_own_are_made_once_and_trained_beside(data: Path, tmp_path: Path) -> None:
+    settings = {"prior": {"pictures": 3, "per_batch": 2, "prompts": ["a blue circle on a white background"]}}
+    run = teach(tmp_path, data, stop_at=1, **settings)
+    made = {file: file.read_bytes() for file in (run.folder / "prior").glob("*.png")}
+    assert len(made) == 3
+    again = teach(tmp_path, data, **settings)
+    assert {file: file.read_bytes() for file in (again.folder / "prior").glob("*.png")} == made
+    plain = teach(tmp_path / "plain", data)
+    assert losses(again) != losses(plain)
+
+
+@pytest.mark.parametrize("family", list(families()))
+@pytest.mark.parametrize("method", list(methods()))
+def test_every_family_and_method_train_two_steps(family: str, method: str, tmp_path: Path) -> None:
+    base = families()[family].tiny()
+    file = checkpoint.write_single_file(base, tmp_path / f"{family}.safetensors")[0]
+    data = pictures(tmp_path / "red", size=(64, 96))
+    before = dict(load_file(file))
+    prediction = {"prediction": "epsilon"} if family == "sd2" else {}
+    run = teach(tmp_path / "out", data, base={"path": str(file), **prediction}, method=method, steps=2, resolution=64)
+    assert len(losses(run)) == 2
+    assert any(float(tensor.abs().sum()) > 0 for name, tensor in result(run).items() if "up" in name)
+    assert all(torch.equal(before[name], tensor) for name, tensor in load_file(file).items())
+
+
+def test_everything_wrong_is_told_at_once_before_a_model_opens(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ProblemsError) as caught:
+        teach(tmp_path / "out", tmp_path / "empty", base=str(tmp_path / "none.safetensors"), device="cuda:7")
+    told = [str(problem) for problem in caught.value.problems]
+    assert len(told) == 3
+    assert any("none.safetensors" in sentence for sentence in told)
+    assert any("cuda:7" in sentence for sentence in told)
+    assert any("no picture" in sentence for sentence in told)
