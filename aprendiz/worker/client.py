@@ -182,4 +182,5 @@ def _tail(file: Path, size: int = 8192) -> list[str]:
             text = handle.read().decode("utf-8", "replace")
     except OSError:
         return []
-    return [line.rstrip() for line in text.split(LOG_HEAD)[-1].splitlines() if line.strip()]
+    _, head, newest = text.rpartition(LOG_HEAD)
+    return [line.rstrip() for line in newest.splitlines()[1 if head else 0:] if line.strip()]
