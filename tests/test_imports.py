@@ -22,7 +22,8 @@ HOST_PACKAGES = {"comfy", "comfy_api", "folder_paths", "modules", "launch", "gra
 TOP = ("__main__", "train", "generate", "walk", "evaluate", "app", "worker.__main__", "worker.run")
 # From the first to any of the second never leads an arrow; '' is the whole package.
 FORBIDDEN = {
-    "texts": ("",), "errors": ("",), "knobs": ("",), "nets": ("",),
+    "texts": ("",), "errors": ("",), "knobs": ("",),
+    "nets": ("methods", "data", "train", "generate", "evaluate", "worker", "run", "objectives", "optimizers", "state", "settings"),
     "families": ("methods", "train", "generate", "evaluate", "data", "worker", "run", "objectives", "optimizers", "state"),
     "methods": ("train", "generate", "evaluate", "worker", "run", "state"),
     "formats": ("train", "generate", "evaluate", "worker"),
@@ -33,8 +34,7 @@ FORBIDDEN = {
     "": ("__main__", "app"),
 }
 ALLOWED = {
-    "texts": ("texts",), "errors": ("texts",), "knobs": ("errors", "texts"), "nets": ("nets", "errors", "texts", "micro.scenes"),
-    "families": (), "app": ("app",),
+    "texts": ("texts",), "errors": ("texts",), "knobs": ("errors", "texts"),
 }
 
 

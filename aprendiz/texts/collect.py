@@ -52,9 +52,9 @@ def collect(package: Path = PACKAGE) -> Found:
              for file in sorted(package.rglob("*.py"))}
     takers = carriers(trees)
     found = Found()
+    constants = {name: texts for tree in trees.values() for name, texts in named_texts(tree.body).items() if name.isupper()}
     for file, tree in trees.items():
-        constants = named_texts(tree.body)
-        for call, names, parameters in calls(tree, constants, frozenset()):
+        for call, names, parameters in calls(tree, {**constants, **named_texts(tree.body)}, frozenset()):
             argument = template_argument(call, takers)
             if argument is None:
                 continue
