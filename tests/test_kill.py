@@ -91,7 +91,7 @@ def test_five_kills_change_no_bit(pictures: Path, straight: dict[str, object], t
     assert survive(pictures, tmp_path, straight, kills=5, seed=1) >= 1
 
 
-@pytest.mark.slow
+@pytest.mark.quality
 def test_thirty_kills_change_no_bit(pictures: Path, straight: dict[str, object], tmp_path: Path) -> None:
     in_saves = sum(survive(pictures, tmp_path / str(n), straight, kills=5, seed=10 + n) for n in range(6))
     assert in_saves >= 5
