@@ -116,10 +116,10 @@ def generate(base: Base, requests: Sequence[Request], out: Path, loras: Sequence
     What can be found wrong is found before the first step, the place to write to included.
     """
     check(requests)
+    png.check_writable(out)
     files: list[Path] = []
     each = [_steps(request) for request in requests]
     with with_loras(base, loras) as applied:
-        png.check_writable(out)
         for start in range(0, len(requests), batch_size):
             part = requests[start:start + batch_size]
             before = sum(each[:start])
@@ -262,12 +262,14 @@ def _picture_problems(request: Request) -> list[Problem]:
 
 
 def _check_fit(base: Base, file: Path, weights: Sequence[Any]) -> None:
+    from .nets.lora import LoraLayer
+
     parts = {part: dict(module.named_modules()) for part, module in base.parts().items()}
     strange = []
     for one in weights:
-        layer: Any = parts.get(one.part, {}).get(one.module)
-        shape = None if layer is None else tuple(layer.weight.shape)
-        if shape is None or (shape[0], math.prod(shape[1:])) != (one.up.shape[0], math.prod(one.down.shape[1:])):
+        layer = parts.get(one.part, {}).get(one.module)
+        shape = layer.weight.shape if isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d, LoraLayer)) else (0,)
+        if (shape[0], math.prod(shape[1:])) != (one.up.shape[0], math.prod(one.down.shape[1:])):
             strange.append(f"{one.part}.{one.module}")
     if strange:
         raise ModelError("{file} is a LoRA for another model: {count} of its {total} modules do not fit {base}, such as "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,11 +45,14 @@ def scheduler(base: Base, name: str, steps: int, latents: tuple[int, int]) -> An
 
     Names as in `settings.SAMPLERS`.
     """
-    if base.prediction == "flow":
-        return _flow(base, steps, latents)
-    built = _diffusion(base, name)
-    built.set_timesteps(steps)
-    return built
+    with warnings.catch_warnings():
+        # diffusers hands torch tensors to numpy 2 in a way that numpy will once refuse; nothing that a person could mend.
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        if base.prediction == "flow":
+            return _flow(base, steps, latents)
+        built = _diffusion(base, name)
+        built.set_timesteps(steps)
+        return built
 
 
 def begin(sampler: Any, skipped: int) -> Tensor:

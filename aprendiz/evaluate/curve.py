@@ -65,13 +65,20 @@ def best_save(validation: Sequence[tuple[int, float]], saves: Sequence[int]) -> 
 
 
 def smooth(values: Sequence[float]) -> list[float]:
-    """A moving average over about a twentieth of the values, its start corrected (Kingma and Ba 2015, section 3)."""
-    keep = 1 - 1 / max(4.0, len(values) / 20)
-    smoothed, mean, weight = [], 0.0, 0.0
+    """A moving average over about a twentieth of the values to each side, near ones counting most (weights fall exponentially)."""
+    keep = 1 - 1 / max(3.0, len(values) / 30)
+    before, after = _decaying(values, keep), _decaying(values[::-1], keep)[::-1]
+    # Both sums hold the value itself.
+    return [(a + b - value) / (m + n - 1) for (a, m), (b, n), value in zip(before, after, values)]
+
+
+def _decaying(values: Sequence[float], keep: float) -> list[tuple[float, float]]:
+    """For each value the sum of it and all before it, fading, and the sum of the weights."""
+    sums, total, weight = [], 0.0, 0.0
     for value in values:
-        mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
-        smoothed.append(mean / weight)
-    return smoothed
+        total, weight = keep * total + value, keep * weight + 1
+        sums.append((total, weight))
+    return sums
 
 
 def draw_curve(curve: Curve, title: str = "") -> Image.Image:

@@ -39,9 +39,11 @@ def make_folder(folder: Path) -> Path:
 
 
 def probe(folder: Path) -> None:
-    """Raises RunError if files cannot be written to a folder, which is made if it is not there."""
-    make_folder(folder)
-    with disk_errors(folder), tempfile.TemporaryFile(dir=folder):
+    """Raises RunError if files cannot be written to a folder, or it cannot be made; nothing is made yet."""
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    with disk_errors(folder), tempfile.TemporaryFile(dir=there):
         pass
 
 
