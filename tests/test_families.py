@@ -8,12 +8,12 @@ from collections import Counter
 
 import pytest
 import torch
+from tiny_flow import TinyFlow
 
 from aprendiz import registry
 from aprendiz.families import Base, Family, PictureSize
 from aprendiz.formats import clip_vocab
 from aprendiz.nets import clip
-from tiny_flow import TinyFlow
 
 SIZE = PictureSize((200, 100), (4, 2), (64, 64))
 FAMILIES: dict[str, Family] = {**registry.families(), "tiny_flow": TinyFlow()}
@@ -22,20 +22,20 @@ LONG = ", ".join(f"a red circle above {n} blue squares" for n in range(17))  # m
 # The networks that people have, as diffusers configures them.
 SD1 = {"sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, "attention_head_dim": 8}
 SD2 = {**SD1, "cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True}
-SDXL = {"sample_size": 128, "block_out_channels": (320, 640, 1280), "cross_attention_dim": 2048, "attention_head_dim": [5, 10, 20],
-        "use_linear_projection": True, "transformer_layers_per_block": [1, 2, 10], "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+SDXL = {"sample_size": 128, "block_out_channels": (320, 640, 1280), "cross_attention_dim": 2048,
+        "attention_head_dim": [5, 10, 20], "use_linear_projection": True, "transformer_layers_per_block": [1, 2, 10],
+        "addition_embed_type": "text_time", "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
         "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")}
 TRUE = {"sd1": (SD1, [(768, 12)]), "sd2": (SD2, [(1024, 23)]), "sdxl": (SDXL, [(768, 12), (1280, 32)])}
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def tiny(name: str) -> Base:
     return FAMILIES[name].tiny()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def true_shaped(name: str) -> Base:
     """A base of the family's true shapes, without weights."""
     from diffusers import UNet2DConditionModel
@@ -43,9 +43,9 @@ def true_shaped(name: str) -> Base:
     network, encoders = TRUE[name]
     with torch.device("meta"):
         unet = UNet2DConditionModel(**network)
-        made = [(CLIPTextModelWithProjection if width == 1280 else CLIPTextModel)(
-            CLIPTextConfig(hidden_size=width, num_hidden_layers=layers, intermediate_size=4 * width, num_attention_heads=width // 64))
-            for width, layers in encoders]
+        configs = [CLIPTextConfig(hidden_size=width, num_hidden_layers=layers, intermediate_size=4 * width,
+                                  num_attention_heads=width // 64) for width, layers in encoders]
+        made = [(CLIPTextModelWithProjection if one.hidden_size == 1280 else CLIPTextModel)(one) for one in configs]
     base = tiny(name)
     return Base(FAMILIES[name], base.source, unet, None, made, base.tokenizers, base.prediction, base.schedule, base.resolution)
 
@@ -57,7 +57,8 @@ def states(name: str, prompts: list[str], weighted: bool = True):
 
 def predicted(name: str, conditioning, rows: int) -> torch.Tensor:
     base = tiny(name)
-    noisy = torch.randn(1, *base.family.latent_shape(base, 64, 64), generator=torch.Generator().manual_seed(1)).expand(rows, -1, -1, -1)
+    shape = base.family.latent_shape(base, 64, 64)
+    noisy = torch.randn(1, *shape, generator=torch.Generator().manual_seed(1)).expand(rows, -1, -1, -1)
     times = torch.full((rows,), 0.5) if base.prediction == "flow" else torch.full((rows,), 500)
     with torch.no_grad():
         return base.family.predict(base, noisy, times, conditioning)
@@ -222,7 +223,8 @@ def test_lora_targets_are_those_of_sd_scripts(name, counts):
 @pytest.mark.parametrize("name", registry.families())
 def test_lora_names_are_unique_and_of_the_familys_layout(name):
     base = true_shaped(name)
-    names = [base.family.lora_name(part, module) for part, modules in base.family.lora_targets(base, "all").items() for module in modules]
+    targets = base.family.lora_targets(base, "all")
+    names = [base.family.lora_name(part, module) for part, modules in targets.items() for module in modules]
     assert len(set(names)) == len(names)
     begins = {"sd1": ("lora_unet_", "lora_te_text_model_encoder_"), "sd2": ("lora_unet_", "lora_te_text_model_encoder_"),
               "sdxl": ("lora_unet_input_", "lora_unet_middle_", "lora_unet_output_", "lora_te1_text_model_encoder_",
@@ -232,14 +234,16 @@ def test_lora_names_are_unique_and_of_the_familys_layout(name):
 
 
 @pytest.mark.parametrize(("part", "module", "expected"), [
-    ("network", "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q", "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"),
+    ("network", "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q",
+     "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"),
     ("network", "down_blocks.0.downsamplers.0.conv", "lora_unet_input_blocks_3_0_op"),
     ("network", "mid_block.attentions.0.proj_in", "lora_unet_middle_block_1_proj_in"),
     ("network", "mid_block.resnets.1.conv2", "lora_unet_middle_block_2_out_layers_3"),
     ("network", "up_blocks.0.upsamplers.0.conv", "lora_unet_output_blocks_2_2_conv"),
     ("network", "up_blocks.2.resnets.2.conv_shortcut", "lora_unet_output_blocks_8_0_skip_connection"),
     ("text_encoder_1", "encoder.layers.3.mlp.fc1", "lora_te1_text_model_encoder_layers_3_mlp_fc1"),
-    ("text_encoder_2", "text_model.encoder.layers.31.self_attn.out_proj", "lora_te2_text_model_encoder_layers_31_self_attn_out_proj"),
+    ("text_encoder_2", "text_model.encoder.layers.31.self_attn.out_proj",
+     "lora_te2_text_model_encoder_layers_31_self_attn_out_proj"),
 ])
 def test_sdxl_loras_carry_original_names(part, module, expected):
     assert FAMILIES["sdxl"].lora_name(part, module) == expected
@@ -352,7 +356,8 @@ def test_tokens_added_to_the_vocabulary_count_as_words():
     ("(a:b)", [("a:b", 1.1)]),
     ("(saber \\(fate\\):1.2)", [("saber (fate)", 1.2)]),
     ("a (((house:1.3)) [on] a (hill:0.5), sun, (((sky))).",
-     [("a ", 1.0), ("house", 1.3 * 1.1 * 1.1), (" ", 1.1), ("on", 1.0), (" a ", 1.1), ("hill", 0.55), (", sun, ", 1.1), ("sky", 1.1 ** 4), (".", 1.1)]),
+     [("a ", 1.0), ("house", 1.3 * 1.1 * 1.1), (" ", 1.1), ("on", 1.0), (" a ", 1.1), ("hill", 0.55), (", sun, ", 1.1),
+      ("sky", 1.1 ** 4), (".", 1.1)]),
 ])
 def test_weights_are_read_as_the_hosts_read_them(prompt, expected):
     found = clip.parse(prompt)
@@ -425,7 +430,8 @@ def test_sdxl_reads_both_encoders_last_layer_but_one_and_pools_the_second():
 def test_the_pooled_state_is_the_first_chunks_and_survives_added_tokens():
     base = FAMILIES["sdxl"].tiny()
     long, begin = ("cat " * 75 + tail for tail in ("dog " * 75, ""))
-    torch.testing.assert_close(*(base.family.encode_tokens(base, base.family.tokenize(base, [p])).pooled_BD for p in (long, begin)))
+    pooled = [base.family.encode_tokens(base, base.family.tokenize(base, [prompt])).pooled_BD for prompt in (long, begin)]
+    torch.testing.assert_close(*pooled)
     for built, encoder in zip(base.tokenizers, base.text_encoders):
         built.add_tokens(["<vase>"])
         encoder.resize_token_embeddings(len(built), mean_resizing=False)

@@ -1,8 +1,8 @@
 """A family that is no U-Net: a miniature rectified-flow transformer, so that nothing outside a family file counts on U-Nets.
 
-Its latents are packed in 2 x 2 patches, its image tokens carry position ids, its texts are of any length with a mask, it is told a
-guidance, its times are 0 to 1 (1 = noise) and shift with the picture's size, and its file is one of its own layout.
-Shapes: B batch, C latent channels (4), H W latent size (an eighth of the picture's), P packed image tokens, T text tokens, D features.
+Its latents are packed in 2 x 2 patches, its image tokens carry position ids, its texts are of any length with a mask, it is told
+a guidance, its times are 0 to 1 (1 = noise) and shift with the picture's size, and its file is one of its own layout.
+Shapes: B batch, C latent channels (4), H W latent size (an eighth of the picture's), P packed image tokens, T text, D features.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ class Transformer(nn.Module):
 
     def forward(self, packed_BPD: Tensor, positions_P2: Tensor, t_B: Tensor, conditioning: Conditioning) -> Tensor:
         dtype = packed_BPD.dtype
-        time = self.time_in(waves(t_B * 1000, WIDTH).to(dtype)) + self.guidance_in(waves(conditioning.guidance_B * 1000, WIDTH).to(dtype))
-        time = time + self.pooled_in(conditioning.pooled_BD.to(dtype))
+        time = self.time_in(waves(t_B * 1000, WIDTH).to(dtype)) + self.pooled_in(conditioning.pooled_BD.to(dtype))
+        time = time + self.guidance_in(waves(conditioning.guidance_B * 1000, WIDTH).to(dtype))
         places = torch.cat([waves(positions_P2[:, 0], WIDTH // 2), waves(positions_P2[:, 1], WIDTH // 2)], -1).to(dtype)
         text = self.text_in(conditioning.text_BTD.to(dtype))
         tokens = torch.cat([text, self.patch_in(packed_BPD) + places], 1)
@@ -93,7 +93,7 @@ class Transformer(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Each byte's state, knowing its neighbours."""
+    """Each byte's state, knowing those before it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,7 +102,8 @@ class TextEncoder(nn.Module):
 
     def forward(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         states = self.embedding(ids_BT) * mask_BT[..., None]
-        return (states + self.out(F.gelu(self.mix(states.cumsum(1))))) * mask_BT[..., None]
+        so_far = states.cumsum(1) / torch.arange(1, states.shape[1] + 1, device=states.device)[:, None]
+        return (states + self.out(F.gelu(self.mix(so_far)))) * mask_BT[..., None]
 
 
 class TinyFlow(Family):
@@ -126,14 +127,16 @@ class TinyFlow(Family):
         base = self.tiny()
         state = load_file(source.path)
         for part, module in base.parts().items():
-            module.load_state_dict({name[len(part) + 1:]: tensor for name, tensor in state.items() if name.startswith(f"{part}.")})
+            mine = {name: tensor for name, tensor in state.items() if name.startswith(f"{part}.")}
+            module.load_state_dict({name[len(part) + 1:]: tensor for name, tensor in mine.items()})
         base.network.to(dtype)
         return base
 
     def save(self, base: Base, file: Path) -> None:
         """Write what `load` reads."""
         from safetensors.torch import save_file
-        save_file({f"{part}.{name}": tensor for part, module in base.parts().items() for name, tensor in module.state_dict().items()}, file)
+        parts = base.parts().items()
+        save_file({f"{part}.{name}": tensor for part, module in parts for name, tensor in module.state_dict().items()}, file)
 
     def encode_images(self, base: Base, pixels_B3HW: Tensor) -> tuple[Tensor, Tensor]:
         assert base.vae is not None
@@ -171,7 +174,8 @@ class TinyFlow(Family):
             joined[name] = torch.cat(rows)
         return Conditioning(**joined)
 
-    def predict(self, base: Base, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Tensors, residuals: Any = None) -> Tensor:
+    def predict(self, base: Base, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Tensors,
+                residuals: Any = None) -> Tensor:
         assert isinstance(conditioning, Conditioning)
         height, width = noisy_BCHW.shape[-2] // 2, noisy_BCHW.shape[-1] // 2
         packed = F.pixel_unshuffle(noisy_BCHW.to(base.dtype), 2).flatten(2).transpose(1, 2)
@@ -200,9 +204,9 @@ class TinyFlow(Family):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             vae = AutoencoderKL(
-                block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=CHANNELS, scaling_factor=0.3611,
-                shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False, down_block_types=("DownEncoderBlock2D",) * 4,
-                up_block_types=("UpDecoderBlock2D",) * 4)
+                block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=CHANNELS,
+                scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False,
+                down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)
             network, encoder = Transformer(), TextEncoder()
         for module in (vae, network, encoder):
             module.requires_grad_(False).eval()

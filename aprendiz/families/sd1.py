@@ -102,8 +102,8 @@ class Sd1(Family):
 
     def lora_targets(self, base: Base, targets: str) -> dict[str, list[str]]:
         from ..nets import clip, unet
-        found = {"network": unet.lora_targets(base.network, targets)}
-        return found | {f"text_encoder_{i}": clip.lora_targets(encoder, targets) for i, encoder in enumerate(base.text_encoders, 1)}
+        text = {f"text_encoder_{i}": clip.lora_targets(encoder, targets) for i, encoder in enumerate(base.text_encoders, 1)}
+        return {"network": unet.lora_targets(base.network, targets)} | text
 
     def lora_name(self, part: str, module: str) -> str:
         from ..nets.clip import lora_name

@@ -105,8 +105,8 @@ class Sd2(Family):
 
     def lora_targets(self, base: Base, targets: str) -> dict[str, list[str]]:
         from ..nets import clip, unet
-        found = {"network": unet.lora_targets(base.network, targets)}
-        return found | {f"text_encoder_{i}": clip.lora_targets(encoder, targets) for i, encoder in enumerate(base.text_encoders, 1)}
+        text = {f"text_encoder_{i}": clip.lora_targets(encoder, targets) for i, encoder in enumerate(base.text_encoders, 1)}
+        return {"network": unet.lora_targets(base.network, targets)} | text
 
     def lora_name(self, part: str, module: str) -> str:
         from ..nets.clip import lora_name
@@ -118,7 +118,8 @@ class Sd2(Family):
         from ..nets import tiny
         with tiny.seeded(seed):
             network = UNet2DConditionModel(
-                sample_size=8, block_out_channels=(32, 64), cross_attention_dim=32, attention_head_dim=[2, 4], norm_num_groups=8, use_linear_projection=True,
+                sample_size=8, block_out_channels=(32, 64), cross_attention_dim=32, attention_head_dim=[2, 4], norm_num_groups=8,
+                use_linear_projection=True,
                 down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))
             return tiny.base(self, network, [tiny.text_encoder("gelu")], ["!"], "v")
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tokens(Tensors):
-    """Token ids of CLIP-L (1) and OpenCLIP-G (2), which differ in their padding, and the weights of their text states, in chunks of 77."""
+    """Token ids of CLIP-L (1) and OpenCLIP-G (2), padded differently, and the weights of their text states; chunks of 77."""
 
     ids_1_BNT: torch.Tensor
     ids_2_BNT: torch.Tensor
@@ -29,7 +29,7 @@ class Tokens(Tensors):
 
 @dataclass(frozen=True)
 class Conditioning(Tensors):
-    """Text states of both encoders side by side, the second one's pooled state, and six numbers of the picture's size (once collated)."""
+    """Text states of both encoders side by side, the second's pooled state and, once collated, the picture's sizes."""
 
     text_BTD: torch.Tensor
     pooled_BD: torch.Tensor
@@ -37,7 +37,7 @@ class Conditioning(Tensors):
 
 
 class Sdxl(Family):
-    """One U-Net whose attention begins at its second level; two text encoders, of each the last layer but one, without its norm."""
+    """One U-Net whose attention begins at its second level; two text encoders, of each the last layer but one, without norm."""
 
     name = "sdxl"
     title = "Stable Diffusion XL"
@@ -59,10 +59,10 @@ class Sdxl(Family):
 
     def layout(self) -> Layout:
         from ..formats.original import Layout, TextLayout
-        first = TextLayout(prefix="conditioner.embedders.0.transformer.", folder="text_encoder", tokenizer="tokenizer", openclip=False,
-                           activation="quick_gelu", pad="<|endoftext|>")
-        second = TextLayout(prefix="conditioner.embedders.1.model.", folder="text_encoder_2", tokenizer="tokenizer_2", openclip=True,
-                            activation="gelu", pad="!", projection=True)
+        first = TextLayout(prefix="conditioner.embedders.0.transformer.", folder="text_encoder", tokenizer="tokenizer",
+                           openclip=False, activation="quick_gelu", pad="<|endoftext|>")
+        second = TextLayout(prefix="conditioner.embedders.1.model.", folder="text_encoder_2", tokenizer="tokenizer_2",
+                            openclip=True, activation="gelu", pad="!", projection=True)
         return Layout(texts=(first, second), vae_scale=0.13025, head_width=64, markers=True)
 
     def load(self, source: Source, settings: BaseSettings, dtype: torch.dtype) -> Base:
@@ -121,8 +121,8 @@ class Sdxl(Family):
 
     def lora_targets(self, base: Base, targets: str) -> dict[str, list[str]]:
         from ..nets import clip, unet
-        found = {"network": unet.lora_targets(base.network, targets)}
-        return found | {f"text_encoder_{i}": clip.lora_targets(encoder, targets) for i, encoder in enumerate(base.text_encoders, 1)}
+        text = {f"text_encoder_{i}": clip.lora_targets(encoder, targets) for i, encoder in enumerate(base.text_encoders, 1)}
+        return {"network": unet.lora_targets(base.network, targets)} | text
 
     def lora_name(self, part: str, module: str) -> str:
         from ..formats.names import to_original
@@ -140,9 +140,9 @@ class Sdxl(Family):
         from ..nets import tiny
         with tiny.seeded(seed):
             network = UNet2DConditionModel(
-                sample_size=8, block_out_channels=(32, 64, 64), cross_attention_dim=64, attention_head_dim=[2, 4, 4], norm_num_groups=8,
-                use_linear_projection=True, transformer_layers_per_block=[1, 1, 2], addition_embed_type="text_time",
-                addition_time_embed_dim=8, projection_class_embeddings_input_dim=32 + 6 * 8,
+                sample_size=8, block_out_channels=(32, 64, 64), cross_attention_dim=64, attention_head_dim=[2, 4, 4],
+                norm_num_groups=8, use_linear_projection=True, transformer_layers_per_block=[1, 1, 2],
+                addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=32 + 6 * 8,
                 down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
                 up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))
             encoders = [tiny.text_encoder("quick_gelu"), tiny.text_encoder("gelu", projection=True)]

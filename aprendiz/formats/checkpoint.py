@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -133,8 +132,8 @@ def _family(path: Path, shapes: Shapes) -> Family:
     for family in registry.families().values():
         if family.recognise(shapes):
             return family
-    first = next((shapes[name] for name in (f"{original.NETWORK}input_blocks.0.0.weight", "input_blocks.0.0.weight", "conv_in.weight")
-                  if name in shapes), None)
+    names = (f"{original.NETWORK}input_blocks.0.0.weight", "input_blocks.0.0.weight", "conv_in.weight")
+    first = next((shapes[name] for name in names if name in shapes), None)
     if first is not None and len(first) == 4 and first[1] != 4:
         raise ModelError("{path} is made for another task, such as inpainting: its network takes {channels} channels, not 4. "
                          "Choose the ordinary model that it was made from.", path=str(path), channels=first[1], where="base.path")
@@ -147,7 +146,7 @@ def _unknown(path: Path) -> ModelError:
 
 
 def _no_text_encoder(path: Path) -> ModelError:
-    return ModelError("{path} has no text encoder. Name one with --text-encoder: a checkpoint or diffusers folder of the same family.",
+    return ModelError("{path} has no text encoder. Name one with --text-encoder: a checkpoint or diffusers folder of its family.",
                       path=str(path), where="base.text_encoder")
 
 
@@ -174,7 +173,8 @@ def _prediction(path: Path, family: Family, said: str | None, settings: BaseSett
         return asked, ()
     if family.prediction is None:
         raise ModelError("{path} does not say what it predicts, and models of this family differ. "
-                         "Set prediction to 'v' (most 768-pixel models) or 'epsilon' (512-pixel ones).", path=str(path), where="base.prediction")
+                         "Set prediction to 'v' (most 768-pixel models) or 'epsilon' (512-pixel ones).",
+                         path=str(path), where="base.prediction")
     if re.search(r"v[-_ ]?pred", path.stem, re.IGNORECASE):
         return family.prediction, (Problem(
             "{path} is named like a v-prediction model, but nothing in it says so, and it is taken as {taken}. "

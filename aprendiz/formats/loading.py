@@ -1,7 +1,7 @@
 """Loading a base: its modules are made without memory, then given their tensors one by one.
 
-Each tensor goes from the file into its place in the target precision, so that the memory it takes stays near what is kept. The VAE is kept
-in float32: it is used once per picture, and in half precision SDXL's overflows.
+Each tensor goes from the file into its place in the target precision, so that loading takes little more memory than what is kept.
+The VAE is kept in float32: it is used once per picture, and in half precision SDXL's overflows.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from ..settings import BaseSettings
 
 # How all three families were trained; a diffusers folder brings its own.
-SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False,
-            "set_alpha_to_one": False, "steps_offset": 1, "timestep_spacing": "leading"}
+SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+            "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, "timestep_spacing": "leading"}
 
 
 @dataclass(frozen=True)
 class Component:
-    """One module to be: its configuration, its file or files, and where in them each tensor stands. folder: in diffusers' form."""
+    """One module to be: its configuration, its file or files, where in them each tensor stands. folder: in diffusers' form."""
 
     config: dict[str, Any]
     weights: Weights
@@ -107,7 +107,8 @@ def _vae(source: Source, settings: BaseSettings, layout: Layout) -> Component:
 
 def _diffusers_vae_config(shapes: Shapes, scale: float) -> dict[str, Any]:
     """The configuration of a VAE's file in diffusers' names that came without its config.json."""
-    renamed = {original.vae_piece(name, 0).key: shape for name, shape in shapes.items() if name.startswith(("encoder.", "quant", "post", "decoder.conv"))}
+    told = ("encoder.", "quant_conv.", "post_quant_conv.", "decoder.conv_in.")
+    renamed = {original.vae_piece(name, 0).key: shape for name, shape in shapes.items() if name.startswith(told)}
     return original.vae_config(renamed, scale, {})
 
 
@@ -131,7 +132,8 @@ def _text(source: Source, settings: BaseSettings, layout: Layout, text: TextLayo
         folder = path if alone else path / text.folder
         weights = open_folder(folder, "model") if (folder / "config.json").is_file() else None
         if weights is not None:
-            return Component(read_json(folder / "config.json"), weights, functools.partial(_same_text, shapes=weights.shapes), folder=True)
+            same = functools.partial(_same_text, shapes=weights.shapes)
+            return Component(read_json(folder / "config.json"), weights, same, folder=True)
     else:
         whole = open_weights(path)
         bare = len(layout.texts) == 1 and settings.text_encoder is not None
@@ -161,7 +163,7 @@ def _build_text(text: TextLayout, component: Component, dtype: torch.dtype) -> t
     import torch
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
     # A precision in the configuration would be taken for the module's own.
-    config = CLIPTextConfig(**{name: value for name, value in component.config.items() if name not in ("dtype", "torch_dtype", "transformers_version")})
+    config = CLIPTextConfig(**{name: value for name, value in component.config.items() if name not in ("dtype", "torch_dtype")})
     with torch.device("meta"):
         module = (CLIPTextModelWithProjection if text.projection else CLIPTextModel)(config)
     _fill(module, component, dtype)
@@ -191,8 +193,9 @@ def _fill(module: torch.nn.Module, component: Component, dtype: torch.dtype) -> 
         elif not wrong:
             loaded[name] = _take(component.weights, piece, tuple(wanted.shape), dtype)
     if wrong:
-        raise ModelError("{file} is damaged, or of a variant that is not supported: {count} of its tensors are missing or of another shape, "
-                         "such as {name}.", file=str(component.weights.file), count=len(wrong), name=wrong[0], where="base.path")
+        raise ModelError("{file} is damaged, or of a variant that is not supported: {count} of its tensors are missing or of "
+                         "another shape, such as {name}.",
+                         file=str(component.weights.file), count=len(wrong), name=wrong[0], where="base.path")
     module.load_state_dict(loaded, assign=True)
     module.requires_grad_(False).eval()
 
@@ -225,6 +228,7 @@ def _tokenizer(component: Component, text: TextLayout) -> Any:
     if component.folder and any((folder / name).is_file() for name in ("vocab.json", "tokenizer.json")):
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=length)
     if rows != clip_vocab.SIZE:
-        raise ModelError("{file} has a text encoder for {rows} tokens, but there is no tokenizer with it, and CLIP's own has {size}. "
-                         "Open the model as a diffusers folder.", file=str(component.weights.file), rows=rows, size=clip_vocab.SIZE)
+        raise ModelError("{file} has a text encoder for {rows} tokens and no tokenizer beside it, and CLIP's own has {size}. "
+                         "Open the model as a diffusers folder.",
+                         file=str(component.weights.file), rows=rows, size=clip_vocab.SIZE, where="base.path")
     return clip_vocab.tokenizer(text.pad)

@@ -59,7 +59,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Piece:
-    """Where a module's tensor stands. third: which third of the rows; transpose: rows and columns change places; square: 1 x 1 convolution."""
+    """Where a module's tensor stands. third: which third of the rows; transpose: columns for rows; square: 1 x 1 convolution."""
 
     key: str
     third: int | None = None
@@ -80,7 +80,8 @@ def attention_of(tensors: Mapping[str, Any]) -> dict[str, bool]:
     return {block: any(name.startswith(f"{block}.attentions.") for name in tensors) for block in blocks}
 
 
-VAE_NAMES = (("mid_block.resnets.0", "mid.block_1"), ("mid_block.resnets.1", "mid.block_2"), ("mid_block.attentions.0.group_norm", "mid.attn_1.norm"),
+VAE_NAMES = (("mid_block.resnets.0", "mid.block_1"), ("mid_block.resnets.1", "mid.block_2"),
+             ("mid_block.attentions.0.group_norm", "mid.attn_1.norm"),
              ("mid_block.attentions.0.to_q", "mid.attn_1.q"), ("mid_block.attentions.0.to_k", "mid.attn_1.k"),
              ("mid_block.attentions.0.to_v", "mid.attn_1.v"), ("mid_block.attentions.0.to_out.0", "mid.attn_1.proj_out"),
              ("conv_norm_out", "norm_out"), ("conv_shortcut", "nin_shortcut"))
@@ -98,7 +99,8 @@ def vae_piece(name: str, levels: int) -> Piece:
     return Piece(name, square=square)
 
 
-OPENCLIP_NAMES = (("embeddings.token_embedding.weight", "token_embedding.weight"), ("embeddings.position_embedding.weight", "positional_embedding"),
+OPENCLIP_NAMES = (("embeddings.token_embedding.weight", "token_embedding.weight"),
+                  ("embeddings.position_embedding.weight", "positional_embedding"),
                   ("encoder.layers.", "transformer.resblocks."), ("self_attn.out_proj", "attn.out_proj"), ("layer_norm1", "ln_1"),
                   ("layer_norm2", "ln_2"), ("mlp.fc1", "mlp.c_fc"), ("mlp.fc2", "mlp.c_proj"), ("final_layer_norm", "ln_final"))
 
@@ -120,7 +122,7 @@ def text_piece(name: str, openclip: bool) -> Piece:
 def network_config(shapes: Shapes, layout: Layout, own: Mapping[str, Any]) -> dict[str, Any] | None:
     """diffusers' configuration of a U-Net, from its shapes in a file; None where it is built in a way that they do not tell.
 
-    own: 'heads' of each level (or num_heads, num_head_channels as a .yaml has them) and 'groups', where they are not the family's.
+    own: 'heads' of each level (or num_heads, num_head_channels, as in a .yaml) and 'groups', where they are not the family's.
     """
     widths: list[int] = []
     depths: list[list[int]] = []
@@ -137,13 +139,15 @@ def network_config(shapes: Shapes, layout: Layout, own: Mapping[str, Any]) -> di
     deep = [level[0] for level in depths]
     reads = next(shape for name, shape in shapes.items() if name.endswith("attn2.to_k.weight"))
     projection = next(shape for name, shape in shapes.items() if name.endswith("proj_in.weight"))
-    heads = own.get("heads") or _heads(widths, own.get("num_heads"), own.get("num_head_channels")) or _heads(widths, layout.heads, layout.head_width)
+    heads = (own.get("heads") or _heads(widths, own.get("num_heads"), own.get("num_head_channels"))
+             or _heads(widths, layout.heads, layout.head_width))
     config = {
-        "in_channels": shapes["input_blocks.0.0.weight"][1], "out_channels": shapes["out.2.weight"][0], "block_out_channels": widths,
-        "layers_per_block": 2, "cross_attention_dim": reads[1], "attention_head_dim": list(heads),
+        "in_channels": shapes["input_blocks.0.0.weight"][1], "out_channels": shapes["out.2.weight"][0],
+        "block_out_channels": widths, "layers_per_block": 2, "cross_attention_dim": reads[1], "attention_head_dim": list(heads),
         "transformer_layers_per_block": [max(1, n) for n in deep], "use_linear_projection": len(projection) == 2,
         "down_block_types": ["CrossAttnDownBlock2D" if n else "DownBlock2D" for n in deep],
-        "up_block_types": ["CrossAttnUpBlock2D" if n else "UpBlock2D" for n in reversed(deep)], "norm_num_groups": own.get("groups", GROUPS),
+        "up_block_types": ["CrossAttnUpBlock2D" if n else "UpBlock2D" for n in reversed(deep)],
+        "norm_num_groups": own.get("groups", GROUPS),
     }
     if "label_emb.0.0.weight" in shapes:
         config |= {"addition_embed_type": "text_time", "projection_class_embeddings_input_dim": shapes["label_emb.0.0.weight"][1]}
@@ -174,13 +178,15 @@ def text_config(shapes: Shapes, layout: TextLayout, own: Mapping[str, Any]) -> d
         layers, inner = _count(shapes, "transformer.resblocks."), shapes["transformer.resblocks.0.mlp.c_fc.weight"][0]
         projection = shapes.get("text_projection", (0, tokens[1]))[1]
     else:
-        tokens, positions = shapes["text_model.embeddings.token_embedding.weight"], shapes["text_model.embeddings.position_embedding.weight"]
+        tokens = shapes["text_model.embeddings.token_embedding.weight"]
+        positions = shapes["text_model.embeddings.position_embedding.weight"]
         layers, inner = _count(shapes, "text_model.encoder.layers."), shapes["text_model.encoder.layers.0.mlp.fc1.weight"][0]
         projection = tokens[1]
     end = tokens[0] - 1
     return {
-        "vocab_size": tokens[0], "hidden_size": tokens[1], "intermediate_size": inner, "num_hidden_layers": layers - layout.unused,
-        "num_attention_heads": own.get("heads") or max(1, tokens[1] // 64), "max_position_embeddings": positions[0],
+        "vocab_size": tokens[0], "hidden_size": tokens[1], "intermediate_size": inner,
+        "num_hidden_layers": layers - layout.unused, "num_attention_heads": own.get("heads") or max(1, tokens[1] // 64),
+        "max_position_embeddings": positions[0],
         "hidden_act": layout.activation, "projection_dim": projection, "bos_token_id": end - 1, "eos_token_id": end,
         "pad_token_id": 0 if layout.pad == "!" else end,
     }

@@ -1,8 +1,8 @@
 """Writing a base as one `.safetensors` file in the original layout, which all hosts open.
 
-Tensors of the file it was opened from that belong to no module (layers that the network never sees, `logit_scale`, markers) go along, so
-that what is written has every key that was read. What shapes and names cannot tell stands in a `.yaml` beside the file, as the original
-programs have it: v-prediction where no marker says it, and unusual widths.
+Tensors of the file it was opened from that belong to no module (layers that the network never sees, `logit_scale`, markers) go
+along, so that what is written has every key that was read. What shapes and names cannot tell stands in a `.yaml` beside the file,
+as the original programs have it: v-prediction where no marker says it, and unusual widths.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 DROPPED = ("model_ema.", "optimizer", "lr_scheduler", "loss.")
 
 
-def write_single_file(base: Base, file: Path, metadata: Mapping[str, str] | None = None, dtype: torch.dtype | None = None) -> list[Path]:
+def write_single_file(base: Base, file: Path, metadata: Mapping[str, str] | None = None,
+                      dtype: torch.dtype | None = None) -> list[Path]:
     """Write a base's U-Net, VAE and text encoders; the files written (a `.yaml` beside it where one is needed).
 
-    dtype: of the file's tensors, None for each module's own. metadata: texts for its header. An older file of the name is replaced.
-    Raises ModelError where its family has no such layout, RunError where it cannot be written.
+    dtype: of the file's tensors, None for each module's own. metadata: texts for its header. An older file of this name is
+    replaced. Raises ModelError where its family has no such layout, RunError where it cannot be written.
     """
     layout = base.family.layout()
     if layout is None:
@@ -41,7 +42,7 @@ def write_single_file(base: Base, file: Path, metadata: Mapping[str, str] | None
     attention = original.attention_of(network)
     tensors |= _placed(network, original.NETWORK, {name: original.network_piece(name, attention) for name in network})
     if base.vae is not None:
-        vae, levels = dict(base.vae.state_dict()), len(base.vae.config.block_out_channels)
+        vae, levels = dict(base.vae.state_dict()), len(base.vae.config.block_out_channels)  # type: ignore[union-attr, arg-type]
         tensors |= _placed(vae, original.VAE, {name: original.vae_piece(name, levels) for name in vae})
     for text, encoder in zip(layout.texts, base.text_encoders):
         tensors |= _text(text, encoder)
@@ -107,10 +108,8 @@ def _left_over(base: Base, layout: Layout, written: Mapping[str, Tensor]) -> dic
 
 def _metadata(base: Base, metadata: Mapping[str, str]) -> dict[str, str]:
     """The header's texts: the caller's, and what shapes do not tell."""
-    config = base.network.config
-    heads = config.attention_head_dim
-    own: dict[str, Any] = {"network": {
-        "heads": list(heads) if isinstance(heads, (list, tuple)) else [heads] * len(config.block_out_channels), "groups": config.norm_num_groups}}
+    config: Any = base.network.config
+    own: dict[str, Any] = {"network": {"heads": _heads(config), "groups": config.norm_num_groups}}
     if base.vae is not None:
         own["vae"] = {"groups": base.vae.config.norm_num_groups, "scale": base.vae.config.scaling_factor}
     own |= {f"text_encoder_{i}": {"heads": encoder.config.num_attention_heads} for i, encoder in enumerate(base.text_encoders, 1)}
@@ -118,27 +117,31 @@ def _metadata(base: Base, metadata: Mapping[str, str]) -> dict[str, str]:
     return {"format": "pt", **said, **metadata, original.OWN: json.dumps(own)}
 
 
+def _heads(config: Any) -> list[int]:
+    """Heads of each level of a U-Net (diffusers' attention_head_dim is their number)."""
+    heads = config.attention_head_dim
+    return list(heads) if isinstance(heads, (list, tuple)) else [heads] * len(config.block_out_channels)
+
+
 def needed_yaml(base: Base, layout: Layout) -> str | None:
     """The .yaml that hosts need beside the file, None where they know the model by its keys.
 
     It is the original programs' description of a latent diffusion model with CLIP (SD1) or OpenCLIP (SD2); SDXL needs none.
     """
-    config, vae = base.network.config, base.vae.config if base.vae is not None else None
+    config: Any = base.network.config
+    vae: Any = base.vae.config if base.vae is not None else None
     usual = tuple(config.block_out_channels) == (320, 640, 1280, 1280)
     if len(layout.texts) > 1 or vae is None or (usual and base.prediction == "epsilon"):
         return None
-    width, levels = config.block_out_channels[0], len(config.block_out_channels)
-    heads = config.attention_head_dim
-    heads = list(heads) if isinstance(heads, (list, tuple)) else [heads] * levels
-    head_width = config.block_out_channels[0] // heads[0]
-    same = len(set(heads)) == 1
+    heads, width = _heads(config), config.block_out_channels[0]
+    told = f"num_heads: {heads[0]}" if len(set(heads)) == 1 else f"num_head_channels: {width // heads[0]}"
     attended = [2 ** i for i, kind in enumerate(config.down_block_types) if kind.startswith("CrossAttn")]
     openclip = layout.texts[0].openclip
     return YAML.format(
         start=base.schedule.get("beta_start", 0.00085), end=base.schedule.get("beta_end", 0.012), size=base.resolution // 8,
         parameterization="v" if base.prediction == "v" else "eps", scale=vae.scaling_factor, width=width, attended=attended[::-1],
-        multipliers=[n // width for n in config.block_out_channels], heads=f"num_heads: {heads[0]}" if same else f"num_head_channels: {head_width}",
-        depth=1, context=config.cross_attention_dim, linear=bool(config.use_linear_projection), residual=config.layers_per_block,
+        multipliers=[n // width for n in config.block_out_channels], heads=told, depth=1,
+        context=config.cross_attention_dim, linear=bool(config.use_linear_projection), residual=config.layers_per_block,
         vae_width=vae.block_out_channels[0], vae_multipliers=[n // vae.block_out_channels[0] for n in vae.block_out_channels],
         vae_residual=vae.layers_per_block, latent=vae.latent_channels,
         text=OPENCLIP_YAML if openclip else "ldm.modules.encoders.modules.FrozenCLIPEmbedder")

@@ -1,7 +1,7 @@
 """Tensors out of `.safetensors` files and into them, one at a time and in memory of their own.
 
-Nothing is mapped: what is read is read once, so the memory that loading takes is the tensors in their target precision and one more,
-and Windows may replace the file meanwhile. A model split over several files (diffusers' `.index.json`) reads as one.
+Nothing is mapped: what is read is read once, so the memory that loading takes is the tensors in their target precision and one
+more, and Windows may replace the file meanwhile. A model split over several files (diffusers' `.index.json`) reads as one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ VARIANTS = ("", ".fp16", ".non_ema", ".fp32", ".bf16")  # of diffusers' file nam
 
 @dataclass(frozen=True)
 class Weights:
-    """Named tensors in one or more files. places: name -> (file, start of its data section, what its header says of the tensor)."""
+    """Named tensors in one or more files. places: name -> (file, start of its data section, what its header says of it)."""
 
     file: Path
     places: Mapping[str, tuple[Path, int, Tensor]]
@@ -73,8 +73,9 @@ def _fill(opened: object, buffer: memoryview, file: Path) -> None:
 
 def _dtypes() -> dict[str, torch.dtype]:
     import torch
-    known = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32", "I16": "int16",
-             "I8": "int8", "U8": "uint8", "BOOL": "bool", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+    known = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
+             "F8_E5M2": "float8_e5m2", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
+             "U8": "uint8", "BOOL": "bool"}
     return {name: getattr(torch, dtype) for name, dtype in known.items() if hasattr(torch, dtype)}
 
 
@@ -85,9 +86,9 @@ def open_weights(file: Path) -> Weights:
 
 
 def open_folder(folder: Path, stem: str) -> Weights | None:
-    """The weights of one part of a diffusers folder (`diffusion_pytorch_model`, `model`), whole or in several files; None if there are none.
+    """The weights of one part of a diffusers folder (`diffusion_pytorch_model`, `model`), whole or in several files.
 
-    Raises ModelError where there are only pickles, or where a file is damaged.
+    None if there are none. Raises ModelError where there are only pickles, or where a file is damaged.
     """
     for variant in VARIANTS:
         file = folder / f"{stem}{variant}.safetensors"
@@ -99,7 +100,8 @@ def open_folder(folder: Path, stem: str) -> Weights | None:
     pickles = sorted([*folder.glob(f"{stem}*.bin"), *folder.glob("pytorch_model*.bin")])
     if pickles:
         read_header(pickles[0])  # says what it is, and the remedy
-        raise ModelError("{file} is no .safetensors file: it does not begin like one.", file=str(pickles[0]), where=str(pickles[0]))
+        raise ModelError("{file} is no .safetensors file: it does not begin like one.",
+                         file=str(pickles[0]), where=str(pickles[0]))
     return None
 
 
@@ -148,5 +150,6 @@ def read_json(file: Path, missing: dict[str, Any] | None = None) -> dict[str, An
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError("{file} cannot be read: {reason}. Download the model again.", file=str(file), reason=str(error)) from error
+        raise ModelError("{file} cannot be read: {reason}. Download the model again.",
+                         file=str(file), reason=str(error), where=str(file)) from error
     return content if isinstance(content, dict) else {}

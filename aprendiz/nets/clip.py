@@ -5,9 +5,10 @@ multiply; `\\(` and its like are plain characters; BREAK begins a new chunk.
 Weights: AUTOMATIC1111's way: the text states of a token are multiplied by its weight, then all of its chunk by one number that
 restores their mean; begin, end and padding count 1; the pooled state is not weighted. The mean is each prompt's own,
 so that batching changes nothing.
-Chunks: [begin] + at most 75 tokens + [end] + padding, each encoded by itself, text states one after the other. A word stands whole in
-its chunk, as in ComfyUI, if it has at most 8 tokens. Where prompts of a batch have different numbers of chunks, each is repeated
-to their least common multiple: attention over k copies of the same keys gives what one copy gives, so this too changes nothing.
+Chunks: [begin] + at most 75 tokens + [end] + padding, each encoded by itself, text states one after the other. A word stands
+whole in its chunk, as in ComfyUI, if it has at most 8 tokens. Where prompts of a batch have different numbers of chunks, each is
+repeated to their least common multiple: attention over k copies of the same keys gives what one copy gives, so this too
+changes nothing.
 
 Shapes: B batch, N chunks, T tokens of a chunk (77), D features.
 """
@@ -30,8 +31,9 @@ BREAK = re.compile(r"\s*\bBREAK\b\s*")
 
 
 def parse(prompt: str) -> list[tuple[str, float]]:
-    """A prompt as texts with weights, equal neighbours joined: 'a (red:1.3) [cat]' -> [('a ', 1.0), ('red', 1.3), (' ', 1.0), ('cat', 0.909..)].
+    """A prompt as texts with weights, neighbours of equal weight joined.
 
+    'a (red:1.3) [cat]' -> [('a ', 1.0), ('red', 1.3), (' ', 1.0), ('cat', 0.909..)].
     A bracket never closed counts to the end; one never opened is a character.
     """
     texts: list[str] = []
@@ -101,8 +103,9 @@ def _words(tokenizer: Any, prompt: str, weighted: bool) -> list[list[tuple[list[
     return parts
 
 
-def chunks(tokenizer: Any, prompt: str, length: int = 75, max_tokens: int | None = None, weighted: bool = True) -> list[list[tuple[int, float]]]:
-    """A prompt as chunks of at most `length` (token, weight); at least one, which may be empty. What is over `max_tokens` is cut."""
+def chunks(tokenizer: Any, prompt: str, length: int = 75, max_tokens: int | None = None,
+           weighted: bool = True) -> list[list[tuple[int, float]]]:
+    """A prompt as chunks of at most `length` (token, weight); at least one, which may be empty. Cut after `max_tokens`."""
     made: list[list[tuple[int, float]]] = []
     left = math.inf if max_tokens is None else max_tokens
     for part in _words(tokenizer, prompt, weighted):
@@ -126,7 +129,8 @@ def chunks(tokenizer: Any, prompt: str, length: int = 75, max_tokens: int | None
     return kept
 
 
-def tokenize(tokenizer: Any, prompts: Sequence[str], max_tokens: int | None = None, weighted: bool = True) -> tuple[Tensor, Tensor]:
+def tokenize(tokenizer: Any, prompts: Sequence[str], max_tokens: int | None = None,
+             weighted: bool = True) -> tuple[Tensor, Tensor]:
     """Token ids (B, N, 77) and weights (B, N, 77) of prompts, each repeated to the least common number of chunks.
 
     max_tokens: longer prompts are cut. weighted: whether the syntax above is read; otherwise brackets are characters.
@@ -136,9 +140,10 @@ def tokenize(tokenizer: Any, prompts: Sequence[str], max_tokens: int | None = No
     ids, weights = [], []
     for prompt in prompts:
         made = chunks(tokenizer, prompt, size - 2, max_tokens, weighted)
-        ids.append(torch.tensor([[begin, *(token for token, _ in chunk), end, *[pad] * (size - 2 - len(chunk))] for chunk in made]))
-        weights.append(torch.tensor([[1.0, *(weight for _, weight in chunk), 1.0, *[1.0] * (size - 2 - len(chunk))] for chunk in made]))
-    return torch.cat(stretch([one[None] for one in ids])), torch.cat(stretch([one[None] for one in weights]))
+        filled = [[(begin, 1.0), *chunk, (end, 1.0), *[(pad, 1.0)] * (size - 2 - len(chunk))] for chunk in made]
+        ids.append(torch.tensor([[[token for token, _ in chunk] for chunk in filled]]))
+        weights.append(torch.tensor([[[weight for _, weight in chunk] for chunk in filled]]))
+    return torch.cat(stretch(ids)), torch.cat(stretch(weights))
 
 
 def stretch(states: Sequence[Tensor]) -> list[Tensor]:
@@ -153,9 +158,9 @@ def core(encoder: nn.Module) -> nn.Module:
 
 
 def encode(encoder: nn.Module, ids_BNT: Tensor, weights_BNT: Tensor, layer: int, normalise: bool) -> tuple[Tensor, Tensor]:
-    """Text states (B, N T, D), and the last layer's normalised states of the first chunk (B, T, D), from which pooled ones are taken.
+    """Text states (B, N T, D), and the last layer's normalised states of the first chunk (B, T, D), for pooling.
 
-    layer: which counts, from the end: 1 is the last. normalise: whether the final layer norm is applied to it (always to the last).
+    layer: which counts, from the end: 1 is the last. normalise: whether the final layer norm is applied (always to the last).
     """
     place = next(encoder.parameters()).device
     flat = ids_BNT.to(place).flatten(0, 1)
@@ -181,7 +186,7 @@ def emphasise(states_BTD: Tensor, weights_BT: Tensor) -> Tensor:
 def pool(encoder: nn.Module, states_BTD: Tensor, ids_BT: Tensor, end: int) -> Tensor:
     """The pooled state (B, D) of `CLIPTextModelWithProjection`: the state at the first end of text, projected.
 
-    The position is found by the tokenizer's own id, because configurations in use name a wrong one, which fails once tokens are added.
+    The end is found by the tokenizer's own id: configurations in use name a wrong one, which fails once tokens are added.
     """
     place = (ids_BT.to(states_BTD.device) == end).int().argmax(-1)
     picked = states_BTD[torch.arange(len(place), device=place.device), place]

@@ -28,8 +28,9 @@ def seeded(seed: int) -> Iterator[None]:
 def text_encoder(activation: str, projection: bool = False) -> nn.Module:
     """A CLIP text encoder of two layers, for CLIP's own tokens."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-    config = CLIPTextConfig(vocab_size=clip_vocab.SIZE, hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=2, num_attention_heads=4,
-                            hidden_act=activation, projection_dim=WIDTH, bos_token_id=clip_vocab.SIZE - 2, eos_token_id=clip_vocab.SIZE - 1)
+    config = CLIPTextConfig(
+        vocab_size=clip_vocab.SIZE, hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=2, num_attention_heads=4,
+        hidden_act=activation, projection_dim=WIDTH, bos_token_id=clip_vocab.SIZE - 2, eos_token_id=clip_vocab.SIZE - 1)
     built: nn.Module = (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)
     return built
 
@@ -45,6 +46,7 @@ def base(family: Family, network: nn.Module, encoders: Sequence[nn.Module], pads
     for module in (network, vae, *encoders):
         module.requires_grad_(False).eval()
     tokenizers: list[Any] = [clip_vocab.tokenizer(pad) for pad in pads]
-    schedule = {**SCHEDULE, "prediction_type": "v_prediction" if prediction == "v" else prediction, "rescale_betas_zero_snr": False}
+    said = "v_prediction" if prediction == "v" else prediction
+    schedule = {**SCHEDULE, "prediction_type": said, "rescale_betas_zero_snr": False}
     source = Source(family.name, Path(f"tiny-{family.name}"), "memory", prediction, resolution=64)
     return Base(family, source, network, vae, list(encoders), tokenizers, prediction, schedule, resolution=64)

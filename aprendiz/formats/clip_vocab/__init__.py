@@ -1,8 +1,8 @@
 """The vocabulary of CLIP's text encoders (Radford et al. 2021), and the tokenizer built from it, with no network.
 
-`bpe_simple_vocab_16e6.txt.gz` is the file of OpenAI's CLIP as the open_clip package ships it (MIT, see LICENSE beside it): a heading, then
-byte-pair merges, most frequent first. The ids that follow from it are those of all hosts: 256 bytes, 256 bytes that end a
-word, 48,894 merges, begin (49406) and end of text (49407).
+`bpe_simple_vocab_16e6.txt.gz` is the file of OpenAI's CLIP as the open_clip package ships it (MIT, see LICENSE beside it): a
+heading, then byte-pair merges, most frequent first. The ids that follow from it are those of all hosts: 256 bytes, 256 bytes that
+end a word, 48,894 merges, begin (49406) and end of text (49407).
 """
 
 from __future__ import annotations
