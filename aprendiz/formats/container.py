@@ -112,6 +112,14 @@ def data_hash(file: Path, header: Header | None = None) -> str:
     return digest.hexdigest()
 
 
+def holds(file: Path, data: str) -> bool:
+    """Whether a file is there and its tensors have this hash."""
+    try:
+        return data_hash(file) == data
+    except ModelError:
+        return False
+
+
 def file_hash(file: Path) -> str:
     """SHA-256 of the whole file, in hex (its first ten digits are AutoV2, the `[hash]` of a checkpoint in WebUIs)."""
     digest = hashlib.sha256()

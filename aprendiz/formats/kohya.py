@@ -8,6 +8,7 @@ would round it.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,8 +53,8 @@ def write(file: Path, weights: Sequence[LoraWeight], family: Family, metadata: M
           dtype: torch.dtype = torch.float16, again: bool = False) -> Path:
     """Write a LoRA in the family's own layout, whole or not at all, with the hashes of its final bytes in its metadata.
 
-    again: a file of this name is this run's own, from before it was resumed, and may go. Raises TrainingError for values that are
-    no numbers or too large for `dtype`, RunError if the file exists.
+    again: a file of this name is this run's own, from before it was resumed, and may go; one with the very same weights may anyway.
+    Raises TrainingError for values that are no numbers or too large for `dtype`, RunError if another file has the name.
     """
     tensors = {}
     for one in one_alpha(weights):
@@ -65,15 +66,13 @@ def write(file: Path, weights: Sequence[LoraWeight], family: Family, metadata: M
 
 
 def one_alpha(weights: Sequence[LoraWeight]) -> list[LoraWeight]:
-    """The same update, but text encoders whose modules differ in scale get it folded into `up`, alpha = rank.
+    """The same update with one alpha in each part, the commonest; where a module had another, the difference goes into `up`.
 
-    diffusers reads one alpha for a whole text encoder (its error with mixed ones was 6e-2); those of the network it reads each.
+    diffusers 0.42 with peft 0.21 reads one alpha a part: modules with another came out wrong by up to 6e-2. Ranks may differ.
     """
-    scales: dict[str, set[float]] = {}
-    for one in weights:
-        scales.setdefault(one.part, set()).add(one.alpha / one.down.shape[0])
-    mixed = {part for part, found in scales.items() if part != names.NETWORK and len(found) > 1}
-    return [folded(one) if one.part in mixed else one for one in weights]
+    usual = {part: Counter(one.alpha for one in weights if one.part == part).most_common(1)[0][0] for part in {one.part for one in weights}}
+    return [one if one.alpha == usual[one.part] else replace(one, up=one.up.float() * (one.alpha / usual[one.part]), alpha=usual[one.part])
+            for one in weights]
 
 
 def folded(one: LoraWeight) -> LoraWeight:
@@ -108,7 +107,10 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     told = dict(metadata)
     if "ss_output_name" in told:  # the alias that A1111 and Forge know the LoRA by; it must be the file's name
         told["ss_output_name"] = file.stem
-    return container.write_new(file, container.with_metadata(content, told | container.hash_fields(content)), again)
+    hashes = container.hash_fields(content)
+    # A resumed run comes to the same step with the same weights; the file is then its own.
+    again = again or container.holds(file, hashes["sshs_model_hash"])
+    return container.write_new(file, container.with_metadata(content, told | hashes), again)
 
 
 def read(file: Path, family: Family | None = None) -> tuple[list[LoraWeight], dict[str, str]]:
