@@ -95,10 +95,12 @@ def test_the_caption_in_the_pictures_own_case_is_preferred(tmp_path: Path) -> No
     assert dataset.problems == ()
 
 
-def test_a_caption_is_one_line_without_tabs(tmp_path: Path) -> None:
+def test_a_caption_is_one_line_of_what_can_be_seen(tmp_path: Path) -> None:
     paint(tmp_path / "a.png")
     (tmp_path / "a.txt").write_bytes("\ufeff  a\tred   dog,\r\n on\u3000grass \r\n\r\n".encode())
-    assert said(look(tmp_path)) == {"a.png": ("a red dog, on grass",)}
+    paint(tmp_path / "b.png", 1)
+    write(tmp_path / "metadata.jsonl", r'{"file_name": "b.png", "text": "half \ud83d of\u0000 a\u200b\u001f face \ud83d\udc36"}')
+    assert said(look(tmp_path)) == {"a.png": ("a red dog, on grass",), "b.png": ("half ? of a face 🐶",)}
 
 
 def test_two_captions_that_differ_are_an_error_and_two_alike_are_none(tmp_path: Path) -> None:

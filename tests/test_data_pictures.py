@@ -297,6 +297,13 @@ def test_what_is_no_picture_is_named_as_such(tmp_path: Path) -> None:
         picture(tmp_path / "gone.png")
 
 
+def test_an_avif_that_pillow_cannot_read_is_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.avif").write_bytes(b"\0\0\0\x20ftypavif" + bytes(40))
+    monkeypatch.setattr(pictures, "formats", lambda: ["PNG", "JPEG"])
+    with pytest.raises(DatasetError, match="a.avif is an AVIF picture, which the installed Pillow .* Save it as PNG, or update"):
+        picture(tmp_path / "a.avif")
+
+
 # Fitting
 
 

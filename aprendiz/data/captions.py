@@ -26,6 +26,8 @@ NEARLY = (".text", ".captions", ".cap", ".tag", ".tags", ".md", ".txt.txt", ".pr
 MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32",
          codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}  # in this order: UTF-32's mark begins as UTF-16's does
 
+UNSEEN = re.compile(r"[\x00-\x08\x0e-\x1f\x7f\ufeff\u200b]")  # control characters that part no words, byte order marks
+
 
 @dataclass(frozen=True)
 class Told:
@@ -58,8 +60,8 @@ def decode(data: bytes, file: str) -> str:
 
 
 def clean(text: str) -> str:
-    """One line: line breaks, tabs and runs of spaces become single spaces, marks that nobody sees go."""
-    return " ".join(text.replace("\ufeff", "").replace("\u200b", "").split())
+    """One line: line breaks, tabs and runs of spaces become single spaces, unseen marks go, halves of letters become '?'."""
+    return " ".join(UNSEEN.sub("", shown(text)).split())
 
 
 def fold(name: str) -> str:
@@ -67,9 +69,9 @@ def fold(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-def shown(name: str) -> str:
-    """A file's name as it can be printed: bytes that are no text become question marks."""
-    return name.encode("utf-8", "replace").decode("utf-8")
+def shown(text: str) -> str:
+    """A file's name, or any text, as it can be printed: what is no text becomes question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def read_file(file: Path, name: str) -> str:

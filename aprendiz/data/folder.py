@@ -329,11 +329,17 @@ def choose(place: Place, name: str, sources: Sequence[Told], nearly: Sequence[st
     for other in said[1:]:
         if other.texts != said[0].texts:
             problem = Problem("{file} has two captions: '{one}' in {first}, and '{two}' in {second}. Keep one of them.",
-                              {"file": place.relative(name), "one": " / ".join(said[0].texts), "first": said[0].source,
-                               "two": " / ".join(other.texts), "second": other.source}, place.relative(name))
+                              {"file": place.relative(name), "one": _quoted(said[0].texts), "first": said[0].source,
+                               "two": _quoted(other.texts), "second": other.source}, place.relative(name))
     trigger = place.concept.trigger
     texts = (captions.with_trigger(captions.fill(text, {"trigger": trigger}), trigger) for text in said[0].texts)
     return tuple(dict.fromkeys(texts)), problem
+
+
+def _quoted(texts: Sequence[str]) -> str:
+    """Captions as a message quotes them: the beginning is enough to know them by."""
+    text = " / ".join(texts)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _caption_for(place: Place, name: str) -> tuple[str, Problem | None]:

@@ -8,6 +8,7 @@ is a warning, which stops a `strict` one. Forecasts: steps, bytes on the disk, s
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import tempfile
 from collections import Counter
@@ -30,6 +31,7 @@ MOSTLY_CUT = 0.25  # a picture that loses more than this share to its bucket is 
 SHAPES_DIFFER = 0.05  # by how much a mask's aspect ratio may differ before it is warned of, as a logarithm
 CACHE_BOUND = 20e9  # bytes, as in `Cache`
 SOFT = 1.05  # a picture enlarged by more than this factor is warned of
+READERS = 8  # pictures decoded at a time; each may take a gigabyte while it is
 LIKE = 5  # so many problems of one kind are printed in full
 
 
@@ -166,7 +168,7 @@ def read_every(found: Sequence[Picture], settings: DataSettings,
     except SettingsError as error:
         problems += error.problems
         settings = replace(settings, background="white")
-    with pictures.quietly(), ThreadPoolExecutor() as pool:
+    with pictures.quietly(), ThreadPoolExecutor(min(READERS, os.cpu_count() or 1)) as pool:
         for done, told in enumerate(pool.map(lambda picture: _read_one(picture, settings), found), 1):
             problems += told
             if progress:
@@ -255,7 +257,7 @@ def _refused(output: Path) -> list[Problem]:
 def nearest_folder(path: Path) -> Path:
     """The path itself, or the first above it that is there."""
     path = path.absolute()
-    return next(place for place in (path, *path.parents) if place.exists())
+    return next((place for place in (path, *path.parents) if os.path.exists(place)), path)  # none: a drive that is not there
 
 
 def free_bytes(path: Path) -> int:
