@@ -141,7 +141,8 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
         "what", choices=list(COMMANDS), metavar="|".join(COMMANDS))
     share_parser = add("share", looking.share, say("Make a folder to publish: file, card, preview, grid; nothing private."),
                        ("run", "RUN", say("A run's folder, or a file of weights.")))
-    share_parser.add_argument("--out", type=Path, metavar="FOLDER")
+    share_parser.add_argument("--out", type=Path, metavar="FOLDER", help=say("The folder to make. [share, in the run's folder]"))
+    share_parser.add_argument("--level", default="public", metavar="public|full|none", help=say("How much is told. [public]"))
     add("methods", looking.methods, say("The ways of teaching, with their settings."))
     add("families", looking.families, say("The model families, and what each offers."))
     add("doctor", looking.doctor, say("What this machine can do, what is missing, and the remedy.")).add_argument(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -52,8 +51,8 @@ def pictures(tmp_path: Path) -> Path:
 
 def small_job(pictures: Path, steps: int, **changes: Any) -> Job:
     """A real training on the embedded base, as small as it can be."""
-    return Job.read({"data": {"path": str(pictures), "resolution": 64}, "method": {"rank": 1, "targets": "attention"}, "steps": steps,
-                     "device": "cpu", "sample_prompts": ["a fish"], "sampler_steps": 1, **changes})
+    return Job.read({"data": {"path": str(pictures), "resolution": 64}, "method": {"rank": 1, "targets": "attention"},
+                     "steps": steps, "device": "cpu", "sample_prompts": ["a fish"], "sampler_steps": 1, **changes})
 
 
 def until(run: Run, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
@@ -132,11 +131,12 @@ def test_a_worker_that_is_killed_is_reported_with_the_likely_reason(tmp_path: Pa
     worker.let_go()
 
 
-def test_a_missing_package_is_named_with_the_remedy(tmp_path: Path, pictures: Path, answers: Callable[[str, object], None]) -> None:
+def test_a_missing_package_is_named_with_the_remedy(
+        tmp_path: Path, pictures: Path, answers: Callable[[str, object], None]) -> None:
     run = Run.create(tmp_path, small_job(pictures, 5), "digest")
     # -S leaves site-packages out: a Python with nothing installed.
-    done = subprocess.run([sys.executable, "-I", "-S", str(client.PROGRAM), str(run.folder)], stdin=subprocess.DEVNULL, check=False,
-                          capture_output=True, timeout=PATIENCE)
+    done = subprocess.run([sys.executable, "-I", "-S", str(client.PROGRAM), str(run.folder)], stdin=subprocess.DEVNULL,
+                          check=False, capture_output=True, timeout=PATIENCE)
     assert done.returncode == 1
     last = run.events()[-1]
     assert last["event"] == "failed" and last["bug"] is False
@@ -191,8 +191,8 @@ def test_the_page_of_the_protocol_tells_every_event_field_and_command() -> None:
 def test_hosts_can_read_a_run_with_nothing_installed(tmp_path: Path, pictures: Path) -> None:
     run = Run.create(tmp_path, small_job(pictures, 5), "digest")
     script = (f"import sys; sys.path.append({str(ROOT)!r}); from pathlib import Path; from aprendiz.run import Run; "
-              f"from aprendiz.worker import client; run = Run.open(Path({str(run.folder)!r})); print(run.state, run.job().training.steps); "
-              "assert not {'torch', 'numpy', 'PIL', 'tomllib'} & set(sys.modules)")
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, check=True, env=dict(os.environ))
+              f"from aprendiz.worker import client; run = Run.open(Path({str(run.folder)!r})); "
+              "print(run.state, run.job().training.steps); assert not {'torch', 'numpy', 'PIL', 'tomllib'} & set(sys.modules)")
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "queued 5\n"
     assert json.loads((run.folder / "job.json").read_text(encoding="utf-8"))["training"]["steps"] == 5

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import RunError
 from ..run import Run, find_runs
 from ..texts import say
-from ..views.terminal import Screen, own_output, put, put_json
+from ..views.terminal import STATES, Screen, own_output, put, put_json
 from ..worker.client import follow
 from .training import quoted, tell_result
 
@@ -24,7 +24,7 @@ def runs(asked: argparse.Namespace) -> int:
         if asked.json:
             put_json({"name": run.name, "state": run.state, "step": step, "steps": total, "folder": str(run.folder)})
         else:
-            put(f"{run.name:30} {say(run.state):10} {step:>7}/{total or '?':<7} {run.folder}")
+            put(f"{run.name:30} {say(STATES[run.state]):10} {step:>7}/{total or '?':<7} {run.folder}")
     if not found and not asked.json:
         put(say("There are no runs yet."))
     return 0
@@ -52,6 +52,6 @@ def tell(asked: argparse.Namespace) -> int:
     if run.state not in ALIVE:
         raise RunError("{name} is not being trained ({state}), so nothing can be told to it. Go on with: "
                        "python -m aprendiz resume {folder}",
-                       name=run.name, state=say(run.state), folder=quoted(run.folder))
+                       name=run.name, state=say(STATES[run.state]), folder=quoted(run.folder))
     run.tell(asked.what)
     return 0

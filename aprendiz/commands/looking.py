@@ -28,8 +28,16 @@ def inspect(asked: argparse.Namespace) -> int:
 
 def share(asked: argparse.Namespace) -> int:
     """Make a folder to publish."""
+    from ..formats.share import plan
     from ..formats.share import share as make
-    put(make(Path(asked.run), asked.out))
+    planned = plan(Path(asked.run), asked.out, asked.level)
+    if not asked.json:
+        put("\n".join(planned.lines()))
+    folder = make(Path(asked.run), asked.out, asked.level)
+    if asked.json:
+        put_json({"folder": str(folder)})
+    else:
+        put(say("Written: {file}", file=str(folder)))
     return 0
 
 

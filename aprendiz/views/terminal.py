@@ -19,6 +19,9 @@ from ..texts import say
 WIDTH = 24          # characters of the bar
 QUIET = 10.0        # seconds between two lines where there is no terminal
 SMOOTH = 0.9        # of the shown loss and of the shown speed, for each event
+ENCODING = {"pictures": "Encoding pictures", "captions": "Encoding captions"}
+STATES = {"queued": "queued", "running": "running", "paused": "paused", "stopped": "stopped", "finished": "finished",
+          "failed": "failed", "dead": "dead"}
 
 
 class Screen:
@@ -44,8 +47,7 @@ class Screen:
         if kind == "step":
             self._step(event)
         elif kind == "caching":
-            title = say("Encoding {what}", what=say(str(event.get("what", ""))))
-            self.progress(title, event.get("done", 0), event.get("total", 0), now=event["time"])
+            self.progress(say(ENCODING[event["what"]]), event.get("done", 0), event.get("total", 0), now=event["time"])
         else:
             sentence = words(event)
             if sentence:
