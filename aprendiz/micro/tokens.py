@@ -6,17 +6,14 @@ encoder can be given all 49,408 rows (`widen.full_vocabulary`) and hosts may use
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..formats import clip_vocab
 from .scenes import vocabulary as caption_words
 
-CLIP_MERGES = Path(__file__).parent.parent / "formats" / "clip_vocab" / "bpe_simple_vocab_16e6.txt.gz"
-CLIP_ROWS = 49_408
-BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
 MAX_TOKENS = 77
 
@@ -47,22 +44,9 @@ class Vocabulary:
     clip_ids: tuple[int, ...]
 
 
-def byte_symbols() -> list[str]:
-    """The printable characters that stand for the 256 bytes, in the order of CLIP's first rows (Radford et al. 2019)."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte) for byte in printable] + [chr(256 + number) for number in range(len(others))]
-
-
-def clip_merges(file: Path = CLIP_MERGES) -> list[Merge]:
-    """All merges of CLIP, the most frequent first."""
-    lines = gzip.decompress(file.read_bytes()).decode("utf-8").split("\n")
-    pairs = (line.split() for line in lines[1:CLIP_ROWS - 2 * 256 - 2 + 1])
-    return [(left, right) for left, right in pairs]
-
-
-def compact(words: Iterable[str], merges: list[Merge]) -> Vocabulary:
+def compact(words: Iterable[str]) -> Vocabulary:
     """The smallest part of CLIP's vocabulary in which each of these words that is one token in CLIP is one token too."""
+    clip_ids, merges = clip_vocab.vocabulary()
     rank = {merge: place for place, merge in enumerate(merges)}
     needed: set[Merge] = set()
     for word in words:
@@ -70,11 +54,10 @@ def compact(words: Iterable[str], merges: list[Merge]) -> Vocabulary:
         if pieces == 1:
             needed |= used
     kept = sorted(needed, key=rank.__getitem__)
-    symbols = byte_symbols()
-    symbols += [symbol + WORD_END for symbol in symbols]
-    tokens = (*symbols, *("".join(merge) for merge in kept), BEGIN, END)
-    clip_ids = (*range(len(symbols)), *(len(symbols) + rank[merge] for merge in kept), CLIP_ROWS - 2, CLIP_ROWS - 1)
-    return Vocabulary(tokens, tuple(kept), clip_ids)
+    joined = {"".join(merge) for merge in merges}
+    symbols = [token for token in clip_ids if token not in joined and token not in (clip_vocab.BEGIN, clip_vocab.END)]
+    tokens = (*symbols, *("".join(merge) for merge in kept), clip_vocab.BEGIN, clip_vocab.END)
+    return Vocabulary(tokens, tuple(kept), tuple(clip_ids[token] for token in tokens))
 
 
 def merge_word(word: str, rank: dict[Merge, int]) -> tuple[set[Merge], int]:
@@ -102,7 +85,7 @@ def _merged(pieces: list[str], pair: Merge) -> list[str]:
 def write_tokenizer(folder: Path) -> None:
     """Write `tokenizer/` and `clip_token_ids.json` of a base into `folder`."""
     from transformers import CLIPTokenizer
-    chosen = compact({*caption_words(), *MORE_WORDS, ","}, clip_merges())
+    chosen = compact({*caption_words(), *MORE_WORDS, ","})
     home = folder / "tokenizer"
     home.mkdir(parents=True, exist_ok=True)
     _write_slow_files(chosen, home)

@@ -94,7 +94,7 @@ def train_evaluator(build: Build, vae: AutoencoderKL, file: Path, start_from: Ev
     torch.manual_seed(0)
     evaluator = (start_from or Evaluator()).train().requires_grad_(True).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(evaluator.parameters(), weight_decay=0.02)
-    saved = Saved(build.path("evaluator.state"), evaluator=evaluator, optimizer=optimizer)
+    saved = Saved(build, "evaluator", evaluator=evaluator, optimizer=optimizer)
     progress = Progress("evaluator", size.evaluator_steps)
     through_vae = int(size.evaluator_batch * THROUGH_VAE)
     peak = 1e-3 if start_from else 3e-3

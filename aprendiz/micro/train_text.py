@@ -99,7 +99,7 @@ def train_text_encoder(build: Build, tokenizer: CLIPTokenizer, folder: Path) -> 
     encoder, slots = new_text_encoder(tokenizer).to(device).train(), Slots().to(device)
     parameters = [*encoder.parameters(), *slots.parameters()]
     optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=0.02)
-    saved = Saved(build.path("text.state"), encoder=encoder, slots=slots, optimizer=optimizer)
+    saved = Saved(build, "text", encoder=encoder, slots=slots, optimizer=optimizer)
     progress = Progress("text encoder", size.text_steps)
     for step, (ids_BT, told) in batches(Captions(tokenizer, size.text_batch), saved.restore(), size.text_steps, build):
         set_learning_rate(optimizer, 1.5e-3 * cosine(step, size.text_steps, warmup=100))

@@ -158,7 +158,7 @@ def train_unet(build: Build, scenes: Scenes, tokenizer: CLIPTokenizer, text: Pat
     parameters = [*unet.parameters(), *encoder.parameters()]
     optimizer = torch.optim.AdamW([{"params": list(unet.parameters())}, {"params": list(encoder.parameters())}],
                                   betas=(0.9, 0.99), weight_decay=1e-3)
-    saved = Saved(build.path("unet.state"), unet=unet, encoder=encoder, unet_average=unet_average.module,
+    saved = Saved(build, "unet", unet=unet, encoder=encoder, unet_average=unet_average.module,
                   encoder_average=encoder_average.module, optimizer=optimizer)
     noising, weight_T = DDPMScheduler(**SCHEDULE), timestep_weights().to(device)
     empty_T = token_ids(tokenizer, [""])[0]

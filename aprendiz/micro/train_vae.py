@@ -92,7 +92,7 @@ def _train(build: Build, vae: AutoencoderKL, stage: str, pictures: Pictures, ste
     trained = [parameter for parameter in vae.parameters() if parameter.requires_grad]
     average = Average(vae, decay=0.998)
     optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.99), weight_decay=1e-4)
-    saved = Saved(build.path(f"{stage}.state"), vae=vae, average=average.module, optimizer=optimizer)
+    saved = Saved(build, stage, vae=vae, average=average.module, optimizer=optimizer)
     progress = Progress(stage, steps)
     for step, batch_B3HW in batches(pictures, saved.restore(), steps, build):
         set_learning_rate(optimizer, peak * cosine(step, steps, warmup=50, end=0.03))

@@ -54,6 +54,7 @@ class Build:
     device: torch.device
     size: Size
     workers: int = 0
+    save_every_seconds: float = 120
 
     def path(self, name: str) -> Path:
         """A file or folder of this build."""
@@ -71,8 +72,8 @@ class Stateful(Protocol):
 class Saved:
     """The state of one stage in one file, which is replaced as a whole: the step, and the states of its parts."""
 
-    def __init__(self, file: Path, every_seconds: float = 120, **parts: Stateful) -> None:
-        self.file, self.parts, self.every_seconds = file, parts, every_seconds
+    def __init__(self, build: Build, stage: str, **parts: Stateful) -> None:
+        self.file, self.parts, self.every_seconds = build.path(f"{stage}.state"), parts, build.save_every_seconds
         self.saved = time.monotonic()
 
     def restore(self) -> int:

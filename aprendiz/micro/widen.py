@@ -16,6 +16,7 @@ Shapes: S channels of the small network, W channels of the wide one.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,12 +25,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .tokens import CLIP_ROWS
+from ..formats import clip_vocab
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel
 
+    from ..families import Base
     from ..formats.kohya import LoraWeight
 
 UNET_TIMES, VAE_TIMES, TEXT_TIMES = 2, 8, 8
@@ -200,15 +202,17 @@ def widen_vae(vae: AutoencoderKL, times: int = VAE_TIMES) -> AutoencoderKL:
                "norm_num_groups": times * config["norm_num_groups"], "layers_per_block": 2}
     with torch.device("meta"):
         wide = AutoencoderKL.from_config(config)
-    wide.load_state_dict(_idle(wide) | _widened(vae, vae_rules(vae, times)), assign=True)
+    wide.load_state_dict(_with_idle(_widened(vae, vae_rules(vae, times)), wide), assign=True)
     return wide.eval().requires_grad_(False)
 
 
-def _idle(wide: nn.Module) -> dict[str, Tensor]:
-    """A state dict of zeros (ones in normalisation): a residual layer with it adds nothing."""
+def _with_idle(state: Mapping[str, Tensor], wide: nn.Module) -> dict[str, Tensor]:
+    """A state dict with the layers that it lacks: zeros (ones in normalisation), with which a residual layer adds nothing."""
     norms = (nn.GroupNorm, nn.LayerNorm)
-    return {f"{name}.{leaf}": torch.full(tuple(parameter.shape), float(isinstance(layer, norms) and leaf == "weight"))
-            for name, layer in _layers(wide) for leaf, parameter in layer.named_parameters(recurse=False)}
+    idle = {f"{name}.{leaf}": torch.full(tuple(parameter.shape), float(isinstance(layer, norms) and leaf == "weight"))
+            for name, layer in _layers(wide) for leaf, parameter in layer.named_parameters(recurse=False)
+            if f"{name}.{leaf}" not in state}
+    return {**state, **idle}
 
 
 # Text encoder
@@ -217,12 +221,12 @@ def _idle(wide: nn.Module) -> dict[str, Tensor]:
 def full_vocabulary(encoder: CLIPTextModel, clip_ids: Sequence[int]) -> CLIPTextModel:
     """The same encoder with all of CLIP's rows; rows that it does not know are the mean of those it does."""
     rows = encoder.get_input_embeddings().weight.detach()
-    table = rows.mean(0, keepdim=True).repeat(CLIP_ROWS, 1)
+    table = rows.mean(0, keepdim=True).repeat(clip_vocab.SIZE, 1)
     table[torch.tensor(list(clip_ids))] = rows
     state = encoder.state_dict()
     state[next(name for name in state if name.endswith("token_embedding.weight"))] = table
-    return _text_encoder(encoder, state, vocab_size=CLIP_ROWS, bos_token_id=CLIP_ROWS - 2, eos_token_id=CLIP_ROWS - 1,
-                         pad_token_id=CLIP_ROWS - 1)
+    return _text_encoder(encoder, state, vocab_size=clip_vocab.SIZE, bos_token_id=clip_vocab.SIZE - 2,
+                         eos_token_id=clip_vocab.SIZE - 1, pad_token_id=clip_vocab.SIZE - 1)
 
 
 def text_rules(encoder: CLIPTextModel, times: int = TEXT_TIMES) -> Rules:
@@ -263,8 +267,12 @@ def widen_text_encoder(encoder: CLIPTextModel, times: int = TEXT_TIMES) -> CLIPT
 
 def _text_encoder(like: CLIPTextModel, state: Mapping[str, Tensor], **shape: int) -> CLIPTextModel:
     from transformers import CLIPTextConfig, CLIPTextModel
-    wide = CLIPTextModel(CLIPTextConfig(**like.config.to_dict() | shape))
-    wide.load_state_dict(_idle(wide) | dict(state))
+    with torch.device("meta"):
+        wide = CLIPTextModel(CLIPTextConfig(**like.config.to_dict() | shape))
+    wide.load_state_dict(_with_idle(state, wide), assign=True)
+    for module in wide.modules():
+        for name, buffer in list(module.named_buffers(recurse=False)):  # the positions 0, 1, 2...; no state dict has them
+            module.register_buffer(name, torch.arange(buffer.shape[-1])[None], persistent=False)
     return wide.eval().requires_grad_(False)
 
 
@@ -277,5 +285,31 @@ def widen_lora(weights: Sequence[LoraWeight], base: Path = BASE) -> list[LoraWei
     from transformers import CLIPTextModel
     rules = {"network": unet_rules(UNet2DConditionModel.from_pretrained(base / "unet"), context_times=TEXT_TIMES),
              "text_encoder_1": text_rules(CLIPTextModel.from_pretrained(base / "text_encoder"))}
+    by_part = {part: {_bare(name): rule for name, rule in found.items()} for part, found in rules.items()}
     return [replace(one, down=rule.down(one.down), up=rule.up(one.up))
-            for one in weights for rule in [rules[one.part][one.module]]]
+            for one in weights for rule in [by_part[one.part][_bare(one.module)]]]
+
+
+def _bare(module: str) -> str:
+    return module.removeprefix("text_model.")  # versions of transformers differ in this
+
+
+# The checkpoint
+
+
+def write_micro_checkpoint(file: Path) -> list[Path]:
+    """Write micro as one file in the original layout, with the .yaml that hosts need beside it; the files written.
+
+    Half precision, about 450 MB. Hosts open it as a Stable Diffusion 1.x of unusual width; LoRAs for it: `widen_lora`.
+    """
+    from ..formats.checkpoint import open_base
+    from ..formats.single_file import write_single_file
+    from ..settings import BaseSettings
+    return write_single_file(widen_base(open_base(BaseSettings(path="micro"), torch.float32)), file, dtype=torch.float16)
+
+
+def widen_base(base: Base) -> Base:
+    """Micro in the shapes of Stable Diffusion 1.x, as far as other programs insist on them, and with CLIP's own tokenizer."""
+    encoder = full_vocabulary(base.text_encoders[0], json.loads((BASE / "clip_token_ids.json").read_text(encoding="utf-8")))
+    return replace(base, network=widen_unet(base.network, context_times=TEXT_TIMES), vae=widen_vae(base.vae),
+                   text_encoders=[widen_text_encoder(encoder)], tokenizers=[clip_vocab.tokenizer()])
