@@ -227,7 +227,8 @@ def captions_of(job: Job, draws: Draws, picture: Picture) -> list[str]:
     """A picture's captions, in several forms where tags are shuffled or dropped."""
     if not (job.data.shuffle_tags or job.data.tag_dropout):
         return list(picture.captions)
-    return [captions.variant(caption, job.data, random.Random(f"{draws.seed}/{caption}/{n}"))
+    tags = replace(job.data, caption_dropout=0.0)  # whole captions are dropped step by step, by the loader
+    return [captions.variant(caption, tags, random.Random(f"{draws.seed}/{caption}/{n}"), picture.trigger)
             for caption in picture.captions for n in range(CAPTION_VARIANTS)]
 
 

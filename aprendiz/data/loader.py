@@ -169,7 +169,7 @@ class Loader:
             time_B=torch.stack([draws.uniform("time", step, s, ()) for s in samples]).to(device, non_blocking=True),
             conditioning=conditioning, tokens=self.store.tokens(texts), sizes=sizes, mask_B1HW=mask,
             weight_B=torch.tensor([weight for _, weight in members]).to(device, non_blocking=True),
-            names=tuple(example.picture.file.name for example, _ in members), draws=draws, step=step, samples=samples)
+            names=tuple(example.picture.name for example, _ in members), draws=draws, step=step, samples=samples)
 
 
 class Store:
