@@ -43,7 +43,7 @@ def true_shaped(name: str) -> Base:
     network, encoders = TRUE[name]
     with torch.device("meta"):
         unet = UNet2DConditionModel(**network)
-        configs = [CLIPTextConfig(hidden_size=width, num_hidden_layers=layers, intermediate_size=4 * width,
+        configs = [CLIPTextConfig(hidden_size=width, num_hidden_layers=layers, intermediate_size=4 * width, projection_dim=width,
                                   num_attention_heads=width // 64) for width, layers in encoders]
         made = [(CLIPTextModelWithProjection if one.hidden_size == 1280 else CLIPTextModel)(one) for one in configs]
     base = tiny(name)

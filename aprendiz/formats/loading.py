@@ -83,8 +83,6 @@ def _width(encoder: Any) -> int:
 
 def _vae(source: Source, settings: BaseSettings, layout: Layout) -> Component:
     """The base's own VAE, or the one named in its place: a file of either layout, a VAE's folder or a whole model's."""
-    own = source.details.get("own", {}).get("vae", {})
-    scale = float(own.get("scale", layout.vae_scale))
     path = Path(settings.vae).expanduser() if settings.vae else source.path
     if settings.vae and not path.exists():
         raise ModelError("There is no VAE at {path}. Check the path.", path=str(path), where="base.vae")
@@ -95,21 +93,24 @@ def _vae(source: Source, settings: BaseSettings, layout: Layout) -> Component:
             raise ModelError("{path} is no VAE. Name a VAE's file or folder.", path=str(path), where="base.vae")
         return Component(read_json(folder / "config.json"), weights, functools.partial(_same_vae, shapes=weights.shapes))
     weights = open_weights(path)
+    own = (original.read_own(weights.metadata) if settings.vae else source.details.get("own", {})).get("vae", {})
+    scale = float(own.get("scale", layout.vae_scale))
     weights = weights.under(original.VAE) if any(name.startswith(original.VAE) for name in weights.places) else weights
-    shapes = weights.shapes
-    if "decoder.conv_in.weight" not in shapes or "encoder.conv_in.weight" not in shapes:
+    shapes, config = weights.shapes, None
+    in_diffusers_names = "encoder.down_blocks.0.resnets.0.conv1.weight" in shapes
+    if "decoder.conv_in.weight" in shapes and "encoder.conv_in.weight" in shapes:
+        config = original.vae_config(_original_names(shapes) if in_diffusers_names else shapes, scale, own)
+    if config is None:
         raise ModelError("{path} is no VAE. Name a VAE's file or folder.", path=str(path), where="base.vae")
-    if "encoder.down_blocks.0.resnets.0.conv1.weight" in shapes:
-        return Component(_diffusers_vae_config(shapes, scale), weights, functools.partial(_same_vae, shapes=shapes))
-    config = original.vae_config(shapes, scale, own if not settings.vae else {})
+    if in_diffusers_names:
+        return Component(config, weights, functools.partial(_same_vae, shapes=shapes))
     return Component(config, weights, functools.partial(original.vae_piece, levels=len(config["block_out_channels"])))
 
 
-def _diffusers_vae_config(shapes: Shapes, scale: float) -> dict[str, Any]:
-    """The configuration of a VAE's file in diffusers' names that came without its config.json."""
+def _original_names(shapes: Shapes) -> Shapes:
+    """A VAE's shapes in diffusers' names, of a file without its config.json, under the original ones as far as these tell its form."""
     told = ("encoder.", "quant_conv.", "post_quant_conv.", "decoder.conv_in.")
-    renamed = {original.vae_piece(name, 0).key: shape for name, shape in shapes.items() if name.startswith(told)}
-    return original.vae_config(renamed, scale, {})
+    return {original.vae_piece(name, 0).key: shape for name, shape in shapes.items() if name.startswith(told)}
 
 
 def _same_vae(name: str, shapes: Shapes) -> Piece:

@@ -134,7 +134,8 @@ def network_config(shapes: Shapes, layout: Layout, own: Mapping[str, Any]) -> di
                 depths.append([])
             depths[-1].append(_count(shapes, f"input_blocks.{block}.1.transformer_blocks."))
         block += 1
-    if not widths or any(len(level) != 2 or len(set(level)) > 1 for level in depths):
+    even = all(width % own.get("groups", GROUPS) == 0 for width in widths)
+    if not widths or not even or any(len(level) != 2 or len(set(level)) > 1 for level in depths):
         return None
     deep = [level[0] for level in depths]
     reads = next(shape for name, shape in shapes.items() if name.endswith("attn2.to_k.weight"))
@@ -159,11 +160,17 @@ def _heads(widths: list[int], heads: int | None, head_width: int | None) -> list
     return [heads] * len(widths) if heads else [max(1, width // head_width) for width in widths] if head_width else []
 
 
-def vae_config(shapes: Shapes, scale: float, own: Mapping[str, Any]) -> dict[str, Any]:
-    """diffusers' configuration of a VAE, from its shapes in a file. own: 'groups', where they are not the usual 32."""
+def vae_config(shapes: Shapes, scale: float, own: Mapping[str, Any]) -> dict[str, Any] | None:
+    """diffusers' configuration of a VAE, from its shapes in a file; None where it is built in a way that they do not tell.
+
+    own: 'groups', where they are not the usual 32.
+    """
     levels = _count(shapes, "encoder.down.")
+    widths = [shapes.get(f"encoder.down.{i}.block.0.conv2.weight", (0,))[0] for i in range(levels)]
+    if not widths or any(width % own.get("groups", GROUPS) for width in widths):
+        return None
     return {
-        "block_out_channels": [shapes[f"encoder.down.{i}.block.0.conv2.weight"][0] for i in range(levels)],
+        "block_out_channels": widths,
         "layers_per_block": _count(shapes, "encoder.down.0.block."), "latent_channels": shapes["decoder.conv_in.weight"][1],
         "down_block_types": ["DownEncoderBlock2D"] * levels, "up_block_types": ["UpDecoderBlock2D"] * levels,
         "norm_num_groups": own.get("groups", GROUPS), "scaling_factor": scale,
