@@ -472,7 +472,8 @@ def clip_tree(shape: str, part: int) -> nn.Module:
 # --- diffusers ---------------------------------------------------------------------------------------------------------------------
 
 def freeze_diffusers() -> dict[str, Any]:
-    """diffusers: its own conversion on each candidate module, and whether the module that comes out is there."""
+    """diffusers: its own conversion of all candidates of a layout at once, and whether the modules that come out are there."""
+    import diffusers
     from diffusers.loaders import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
     ENCODERS["sd2"] = [(23, 1024, 4096)]
     shapes = {}
@@ -482,42 +483,42 @@ def freeze_diffusers() -> dict[str, Any]:
         for part, prefix in enumerate(("text_encoder", "text_encoder_2")[:len(ENCODERS[shape])]):
             there |= {f"{prefix}.{name}" for name in encoder_modules(shape, part)}
         config = types.SimpleNamespace(**NETWORKS[shape])
-        accepted = {}
+        accepted: dict[str, str] = {}
         for layout, wanted in candidates(shape).items():
             kind = KINDS["peft" if "peft" in layout else "old diffusers" if layout == "old diffusers" else "kohya"]
-            for name in wanted:
-                target = diffusers_target(mixin, {name + suffix: torch.ones(size) for suffix, size in kind.items()}, config)
-                if target in there:
-                    accepted[name] = target
+            taken = diffusers_targets(mixin, list(wanted), kind, config)
+            accepted |= {name: target for name, target in taken.items() if target in there}
         shapes[shape] = grouped(accepted)
 
-    config = types.SimpleNamespace(**SD1)
-
     def left(tensors: dict[str, torch.Tensor], name: str) -> set[str]:
+        kind = {key.removeprefix(name): tuple(tensor.shape) for key, tensor in tensors.items()}
         meant = "unet.mid_block.attentions.0.proj_in"
-        given = tensors if any(".lora_down" in key for key in tensors) or not any(".lora" in key or "_lora" in key for key in tensors) else {
-            key.replace(name, meant): tensor for key, tensor in tensors.items()}
-        target = diffusers_target(StableDiffusionLoraLoaderMixin, given, config)
-        return set() if target == meant else set(tensors)
-    import diffusers
+        spelt = meant if any("lora_A" in key or ".lora." in key or "_lora." in key or "linear" in key for key in kind) else name
+        return set() if diffusers_targets(StableDiffusionLoraLoaderMixin, [spelt], kind, types.SimpleNamespace(**SD1)) else set(tensors)
     return {"shapes": shapes, "suffixes": sorted(set(suffixes(left)) - {".dora_scale"}), "version": diffusers.__version__,
-            "how": "lora_state_dict of the pipelines' LoRA mixins on each candidate; taken if the module that comes out is there"}
+            "how": "lora_state_dict of the pipelines' LoRA mixins on each layout's names; taken if the module that comes out is there"}
 
 
-def diffusers_target(mixin: Any, tensors: dict[str, torch.Tensor], config: Any) -> str | None:
-    """The module that diffusers would put these tensors on, None if it refuses or drops them."""
-    from diffusers.utils import convert_state_dict_to_peft, convert_unet_state_dict_to_peft
+def diffusers_targets(mixin: Any, wanted: list[str], kind: Mapping[str, tuple[int, ...]], config: Any) -> dict[str, str]:
+    """Where diffusers puts the modules of these names. Every tensor is filled with its module's number, to be known again."""
+    from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_peft, convert_unet_state_dict_to_peft
+    given = {name + suffix: torch.full(size, float(number)) for number, name in enumerate(wanted) for suffix, size in kind.items()}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            made = mixin.lora_state_dict(dict(tensors), unet_config=config)[0]
-            network = {key: value for key, value in made.items() if key.startswith("unet.")}
-            text = {key: value for key, value in made.items() if not key.startswith("unet.")}
-            keys = [*convert_unet_state_dict_to_peft(network)] if network else [*convert_state_dict_to_peft(text)]
+            made = mixin.lora_state_dict(given, unet_config=config)[0]
+            found = convert_unet_state_dict_to_peft({key: value for key, value in made.items() if key.startswith("unet.")})
+            for prefix in ("text_encoder.", "text_encoder_2."):
+                text = {key: value for key, value in made.items() if key.startswith(prefix)}
+                found |= convert_state_dict_to_peft(convert_state_dict_to_diffusers(text)) if text else {}
     except (ValueError, KeyError, IndexError):
-        return None
-    targets = {key.rsplit(".lora_", 1)[0] for key in keys if ".lora_" in key}
-    return targets.pop() if len(targets) == 1 and len(keys) == 2 else None
+        halves = [wanted[:len(wanted) // 2], wanted[len(wanted) // 2:]]
+        return {} if len(wanted) == 1 else {n: t for half in halves for n, t in diffusers_targets(mixin, half, kind, config).items()}
+    seen: dict[str, dict[str, None]] = {}
+    for key, tensor in found.items():
+        if ".lora_" in key and tensor.numel():
+            seen.setdefault(wanted[int(tensor.flatten()[0])], {})[key.rsplit(".lora_", 1)[0]] = None
+    return {name: next(iter(targets)) for name, targets in seen.items() if len(targets) == 1}
 
 
 HOSTS: dict[str, tuple[str, Callable[[], dict[str, Any]], str]] = {
