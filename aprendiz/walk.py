@@ -9,6 +9,7 @@ Shapes: C latent channels, H W latent height and width.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -103,11 +104,11 @@ def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
     """The noise at this share of the way, along the great circle through both."""
     if share == 0:
         return start
-    cosine = torch.dot(start.flatten(), end.flatten()) / (start.norm() * end.norm())
-    angle = torch.arccos(cosine.clamp(-1, 1))
-    if float(angle.sin()) < 1e-4:  # the same noise, or its very opposite
+    a, b = start.double().flatten(), end.double().flatten()
+    angle = math.acos(max(-1.0, min(1.0, float(torch.dot(a, b) / (a.norm() * b.norm())))))
+    if math.sin(angle) < 1e-4:  # the same noise, or its very opposite
         return start + (end - start) * share
-    return (torch.sin((1 - share) * angle) * start + torch.sin(share * angle) * end) / torch.sin(angle)
+    return (math.sin((1 - share) * angle) * start + math.sin(share * angle) * end) / math.sin(angle)
 
 
 def between(start: Any, end: Any, share: float) -> Any:

@@ -65,7 +65,7 @@ def best_save(validation: Sequence[tuple[int, float]], saves: Sequence[int]) -> 
 
 
 def smooth(values: Sequence[float]) -> list[float]:
-    """A moving average over about a twentieth of the values to each side, near ones counting most (weights fall exponentially)."""
+    """A moving average over about a thirtieth of the values to each side; weights fall exponentially with distance."""
     keep = 1 - 1 / max(3.0, len(values) / 30)
     before, after = _decaying(values, keep), _decaying(values[::-1], keep)[::-1]
     # Both sums hold the value itself.
@@ -126,6 +126,15 @@ class _Axes:
         return [*(step for step in range(0, self.last, pace) if self.last - step > pace * 0.4), self.last]
 
 
+def apart(steps: Sequence[int], axes: _Axes, keep: set[int]) -> list[int]:
+    """As many of the steps as can be told apart on the axis; the last one and those to keep are always among them."""
+    shown: list[int] = []
+    for step in sorted({*steps[-1:], *keep}) + list(steps):
+        if step in keep or all(abs(axes.at(step, 0)[0] - axes.at(other, 0)[0]) >= 16 for other in shown):
+            shown.append(step)
+    return sorted(set(shown))
+
+
 def nice(value: float) -> float:
     """The next 1, 2 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(value))
@@ -155,11 +164,12 @@ def _marks(pen: ImageDraw.ImageDraw, axes: _Axes, curve: Curve) -> None:
         if loss > axes.top:
             x, y = axes.at(step, loss, FINE)
             pen.polygon([(x - 4 * FINE, y), (x + 4 * FINE, y), (x, y - 6 * FINE)], fill=ACCENT)
-    for step, loss in curve.validation:
-        x, y = axes.at(step, loss, FINE)
+    measured = dict(curve.validation)
+    for step in apart(list(measured), axes, {min(measured, key=lambda at: measured[at])} if measured else set()):
+        x, y = axes.at(step, measured[step], FINE)
         for r, colour in ((4.5 * FINE, INK), (3 * FINE, PAPER)):
             pen.ellipse((x - r, y - r, x + r, y + r), fill=colour)
-    for step in curve.saves:
+    for step in apart(curve.saves, axes, set() if curve.best is None else {curve.best}):
         x, y = axes.at(step, 0, FINE)
         w, h = (7 * FINE, 8 * FINE) if step == curve.best else (5 * FINE, 6 * FINE)
         pen.polygon([(x, y - h), (x + w, y), (x, y + h), (x - w, y)], fill=GOOD if step == curve.best else SOFT, outline=PAPER)
