@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from .evaluate.report import sample_file, write_report
-from .formats import checkpoint, inspect, metadata, png
+from .formats import checkpoint, metadata, png
 from .generate import draw, parameters
 
 if TYPE_CHECKING:
@@ -35,14 +35,13 @@ def draw_samples(lesson: Lesson, step: int, values: Tensor) -> list[Path]:
 
 
 def save_file(lesson: Lesson, step: int, values: Tensor, started: float) -> Path:
-    """The file that hosts load, as of a step: `name-000200.safetensors`, or `name.safetensors` for the last; read back and matched."""
+    """The file that hosts load, as of a step: `name-000200.safetensors`, or `name.safetensors` for the last."""
     run, job = lesson.run, lesson.job
     file = run.file if step == lesson.steps else run.folder / f"{run.name}-{step:06d}.safetensors"
     facts = metadata.TrainingFacts(
         dataset=lesson.dataset, base=lesson.base, base_sha256=checkpoint.sha256(lesson.base.source), resolution=lesson.resolution, steps=step,
         batches_per_epoch=lesson.loader.plan.batches, started=started, finished=time.time())
-    lesson.method.write(file, lesson.arena.views(values), metadata.lora_metadata(job, facts))
-    inspect.verify(file, lesson.base)
+    lesson.method.write(file, lesson.arena.views(values), job, facts)
     return file
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import devices, registry
+from . import boards, devices, registry
 from .data import buckets, captions, folder
 from .data.cache import Cache, Cut, Encoded, encode_cuts, encode_now, encode_texts
 from .data.loader import Example, Loader, Plan, Store
@@ -112,6 +112,7 @@ def check(job: Job, output: Any) -> Checked:
                                  bucket_step=bucket_step(job, found.family))
         found.problems += found.report.problems
 
+    found.problems += boards.problems(job)
     attempt(base)
     attempt(lambda: devices.precision(job.training, devices.device(job.training.device)))
     attempt(pictures)

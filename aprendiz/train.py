@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from . import __version__, devices, forensics, state
-from .errors import DeviceError
+from .boards import boards
 from .memory import Fit
 from .meter import Meter, Note, NotFinite
 from .outcome import draw_samples, finish, save_file
@@ -52,8 +52,9 @@ def train(job: Job, run: Run) -> Path:
                   disk_gb=round((told.cache_bytes + told.checkpoint_bytes) / 1e9, 3), text="\n".join(checked.report.lines()))
         lesson = prepare(job, run, checked, processes)
         try:
-            learned = learn(lesson)
-            return finish(lesson, learned.result(lesson), learned.started)
+            with boards(job, run):
+                learned = learn(lesson)
+                return finish(lesson, learned.result(lesson), learned.started)
         finally:
             lesson.loader.close()
 

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
     from ..data.loader import Batch
     from ..families import Base
+    from ..formats.metadata import TrainingFacts
     from ..objectives import Noisy
+    from ..settings import Job
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,9 @@ class Method:
         """Switch what was learned on or off, for pictures of the bare base."""
         raise NotImplementedError
 
-    def write(self, file: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> list[Path]:
-        """Write what was learned as a file that hosts load, from `tensors` (masters or their average); the files written."""
+    def write(self, file: Path, tensors: dict[str, torch.Tensor], job: Job, facts: TrainingFacts) -> list[Path]:
+        """Write what was learned as a file that hosts load, from `tensors` (masters or their average); read it back and match it.
+
+        The files written, the one that is loaded first. A file of this name is this run's own, from before it was resumed.
+        """
         raise NotImplementedError

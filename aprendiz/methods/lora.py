@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import Problem
 from ..knobs import knob
@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
     from ..data.loader import Batch
     from ..families import Base
+    from ..formats.metadata import TrainingFacts
     from ..nets.lora import LoraLayer
     from ..objectives import Noisy
+    from ..settings import Job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,15 +137,14 @@ class Lora(Method):
             for layer in layers.values():
                 layer.on = on
 
-    def write(self, file: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> list[Path]:
-        import torch
-
-        from ..formats import kohya, peft_layout
+    def write(self, file: Path, tensors: dict[str, torch.Tensor], job: Job, facts: TrainingFacts) -> list[Path]:
+        from ..formats import inspect, kohya, metadata, peft_layout
         weights = [kohya.LoraWeight(part, module, tensors[f"{part}.{module}.down"], tensors[f"{part}.{module}.up"],
                                     self.scale * self.settings.rank)
                    for part, layers in self.layers.items() for module in layers]
-        write: Any = peft_layout.write if self.settings.layout == "peft" else kohya.write
-        write(file, weights, self.base.family, metadata, torch.float16)
+        write = peft_layout.write if self.settings.layout == "peft" else kohya.write
+        write(file, weights, self.base.family, metadata.lora_metadata(job, facts), again=True)
+        inspect.verify(file, self.base)
         return [file]
 
 
