@@ -5,8 +5,10 @@ Its settings keep what the base could do (prior preservation); the measured figu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+from .run import Run
 from .settings import Job
 
 SUBJECT = "fish"
@@ -21,6 +23,31 @@ def quickstart_job(out: Path) -> Job:
     with disk_errors(folder):
         write_pictures(folder, SUBJECT)
     return Job.read(settings(folder))
+
+
+def measure(run: Run, on_step: Callable[[int, int], None] | None = None) -> None:
+    """Have the base's pictures and the tuned ones judged, on the same prompts and seeds, and write the figures into the report."""
+    from . import devices
+    from .evaluate.report import write_report
+    from .evaluate.scores import compare, judge, scorer_for
+    from .formats import checkpoint
+    from .generate import with_loras
+    from .prepare import place
+    job = run.job()
+    device = devices.device(job.training.device)
+    base = checkpoint.open_base(job.base, devices.precision(job.training, device))
+    place(base, device, encoders=True, network=True)
+    scorer = scorer_for(base, job)
+    if scorer is None:
+        return
+
+    def part(number: int) -> Callable[[int, int], None] | None:
+        return on_step and (lambda done, total: on_step(number * total + done, 2 * total))
+
+    before = judge(base, scorer, part(0))
+    with with_loras(base, [(run.file, 1.0)]):
+        after = judge(base, scorer, part(1))
+    write_report(run, compare(before, after))
 
 
 def settings(pictures: Path) -> dict[str, object]:

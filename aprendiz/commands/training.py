@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ..settings import DataSettings, Job
 from ..texts import say
 from ..views import flags
 from ..views.terminal import Screen, own_output, put, put_json
-from ..worker.attempt import attempt_here
+from ..worker.attempt import attempt_here, libraries_to_log
 
 
 def read_job(asked: argparse.Namespace) -> Job:
@@ -95,8 +96,11 @@ def joined_run(job: Job, out: Path) -> Run:
     return run
 
 
-def teach(run: Run, machine: bool) -> int:
-    """Train a run in this process, drawn on the screen; a finished one answers with its result."""
+def teach(run: Run, machine: bool, judge: Callable[[Run, Screen], None] | None = None) -> int:
+    """Train a run in this process, drawn on the screen; a finished one answers with its result.
+
+    judge: measures what was learned, where the run's own report does not tell.
+    """
     screen = Screen(own_output(), machine)
     if run.state == "finished":
         if machine:
@@ -116,15 +120,24 @@ def teach(run: Run, machine: bool) -> int:
             raise
         finally:
             screen.close()
+    if judge is not None and run.main and scores_of(run).get("subject_after") is None:
+        with libraries_to_log(run.log, begin=False):
+            judge(run, screen)
     if run.main and not machine:
         tell_result(run, screen)
     return 0
 
 
+def scores_of(run: Run) -> dict[str, Any]:
+    """The figures of the report, as far as they were measured."""
+    file = run.report / "scores.json"
+    scores: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return scores
+
+
 def tell_result(run: Run, screen: Screen) -> None:
     """The last screen: what was learned in figures, where everything is, what to type next."""
-    told = run.report / "scores.json"
-    scores = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {}
+    scores = scores_of(run)
     if scores.get("subject_before") is not None and scores.get("subject_after") is not None:
         screen.line(say("What was taught is right in {after} of {pictures} pictures; before, in {before}.",
                         pictures=scores["pictures"], before=f"{scores['subject_before']:.0%}",
@@ -152,9 +165,13 @@ def quoted(word: object) -> str:
 
 def quickstart(asked: argparse.Namespace) -> int:
     """The main job on the embedded base, with pictures drawn on the spot."""
-    from ..quickstart import quickstart_job
+    from ..quickstart import measure, quickstart_job
+
+    def judge(run: Run, screen: Screen) -> None:
+        measure(run, None if asked.json else lambda done, total: screen.progress(say("Judging"), done, total))
+
     job = quickstart_job(asked.out)
-    return teach(joined_run(job, asked.out), asked.json)
+    return teach(joined_run(job, asked.out), asked.json, judge)
 
 
 def resume(asked: argparse.Namespace) -> int:

@@ -164,8 +164,9 @@ def job_values(namespace: argparse.Namespace, start: Mapping[str, Any], beside: 
 def _change(given: dict[str, dict[str, Any]], known: Mapping[str, Flag], section: str, inner: Any) -> None:
     """Take over one `--set`; names that are none are kept, so that the check can say which is nearest."""
     if not isinstance(inner, Mapping):
-        home = next((flag for flag in known.values() if flag.name == section), None)
-        section, inner = (home.section, {section: inner}) if home else ("method", {section: inner})
+        close = nearest(section, [flag.name for flag in known.values()]) or section
+        home = next((flag.section for flag in known.values() if flag.name == close), "method")
+        section, inner = home, {section: inner}
     for name, text in inner.items():
         flag = next((flag for flag in known.values() if flag.section == section and flag.name == name), None)
         given.setdefault(section, {})[name] = parse(flag.settings, name, text) if flag else text

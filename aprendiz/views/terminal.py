@@ -19,7 +19,8 @@ from ..texts import say
 WIDTH = 24          # characters of the bar
 QUIET = 10.0        # seconds between two lines where there is no terminal
 SMOOTH = 0.9        # of the shown loss and of the shown speed, for each event
-ENCODING = {"pictures": "Encoding pictures", "captions": "Encoding captions"}
+CACHING = {"pictures": "Encoding pictures", "captions": "Encoding captions",
+           "pictures of the base's own": "Drawing the base's own pictures"}
 STATES = {"queued": "queued", "running": "running", "paused": "paused", "stopped": "stopped", "finished": "finished",
           "failed": "failed", "dead": "dead"}
 
@@ -38,7 +39,13 @@ class Screen:
         self._before: tuple[int, float] | None = None
 
     def show(self, event: Mapping[str, Any]) -> None:
-        """Draw one event."""
+        """Draw one event. Where nobody reads any more, training goes on unseen."""
+        try:
+            self._show(event)
+        except BrokenPipeError:
+            self.stream = open(os.devnull, "w", encoding="utf-8")
+
+    def _show(self, event: Mapping[str, Any]) -> None:
         if self.json_lines:
             self.stream.write(json.dumps(event, ensure_ascii=False) + "\n")
             self.stream.flush()
@@ -47,7 +54,8 @@ class Screen:
         if kind == "step":
             self._step(event)
         elif kind == "caching":
-            self.progress(say(ENCODING[event["what"]]), event.get("done", 0), event.get("total", 0), now=event["time"])
+            what = event.get("what", "")
+            self.progress(say(CACHING[what]) if what in CACHING else str(what), event.get("done", 0), event.get("total", 0), now=event["time"])
         else:
             sentence = words(event)
             if sentence:

@@ -38,7 +38,7 @@ EVENTS: dict[str, dict[str, str]] = {
         "memory_gb": "forecast",
         "text": "the same for people, in English",
     },
-    "caching": {"what": "pictures or captions", "done": "how many", "total": "of how many"},
+    "caching": {"what": "pictures, captions, or pictures of the base's own", "done": "how many", "total": "of how many"},
     "step": {
         "step": "optimizer steps done, from 1",
         "steps": "of how many",
