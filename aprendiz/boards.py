@@ -75,6 +75,7 @@ class Wandb:
 
     def __init__(self, run: Run, job: Job) -> None:
         import wandb
+
         from .formats.metadata import job_values
         self.run, self.wandb = run, wandb
         # Its own probe of the machine (host name, folders, command line) stays off.

@@ -13,7 +13,7 @@ import difflib
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import lru_cache
+from functools import cache
 from typing import Any, TypeVar
 
 from .errors import Problem
@@ -51,7 +51,7 @@ def knobs(settings: type) -> dict[str, Knob]:
     return {f.name: f.metadata["knob"] for f in fields(settings) if "knob" in f.metadata}
 
 
-@lru_cache(maxsize=None)
+@cache
 def kinds(settings: type) -> dict[str, tuple[tuple[type, ...], bool]]:
     """For each knob the types it takes (`tuple` for lists) and whether None, that is off, is one of its values."""
     taken: dict[str, tuple[tuple[type, ...], bool]] = {}

@@ -17,7 +17,7 @@ import torch
 
 from . import boards, devices, registry
 from .data import buckets, captions, folder
-from .data.cache import Cache, Cut, Encoded, encode_cuts, encode_now, encode_texts
+from .data.cache import Cache, Cut, encode_cuts, encode_now, encode_texts
 from .data.loader import Example, Loader, Plan, Store
 from .data.preflight import Report, preflight, steps_of
 from .draws import Draws

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from functools import lru_cache
+from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from .methods import Method
 
 
-@lru_cache(maxsize=None)
+@cache
 def families() -> dict[str, Family]:
     """Every model family by name, in the order in which they are tried on a file."""
     found = [module.FAMILY for module in _modules(families_package)]
     return {family.name: family for family in sorted(found, key=lambda family: family.order)}
 
 
-@lru_cache(maxsize=None)
+@cache
 def methods() -> dict[str, type[Method]]:
     """Every way of teaching by name."""
     found = [module.METHOD for module in _modules(methods_package)]

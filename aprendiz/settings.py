@@ -22,7 +22,7 @@ from typing import Any
 
 from . import registry
 from .errors import Problem, ProblemsError
-from .knobs import check, knob, knobs, read, unknown_names
+from .knobs import knob, knobs, read, unknown_names
 
 SCHEMA = 1  # raised when a setting is renamed; migrations are listed in MIGRATIONS
 

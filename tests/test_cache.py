@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from lessons import pictures
 
 from aprendiz.data.cache import Cache, Cut, encode_cuts, encode_texts, fingerprint
 from aprendiz.data.folder import Picture, scan
 from aprendiz.families import Base
 from aprendiz.registry import families
 from aprendiz.settings import DataSettings
-from lessons import pictures
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from lessons import losses, pictures
 
 from aprendiz.run import Run
-from lessons import losses, pictures
 
 
 def train(out: Path, data: Path, *launcher: str) -> Run:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from lessons import losses, pictures, teach
 from safetensors.torch import load_file, save_file
 
 from aprendiz import train as loop
@@ -15,7 +16,6 @@ from aprendiz.formats import checkpoint
 from aprendiz.registry import families, methods
 from aprendiz.run import Run
 from aprendiz.state import latest
-from lessons import losses, pictures, teach
 
 EVERYTHING: dict[str, Any] = {
     "targets": "all", "train_text_encoder": True, "text_encoder_learning_rate": 5e-4, "rank_dropout": 0.1, "flip": True, "crop": "random",

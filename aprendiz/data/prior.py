@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import DatasetError
-from ..generate import Request, draw
 from ..files import move_into_place, write_atomically
+from ..generate import Request, draw
 from . import folder
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class LoraSettings:
     """What a LoRA is told."""
 
     rank: int = knob(16, "How much can be learned: the rank of the update. Larger files, more memory.", min=1, max=1024, level="basic")
@@ -45,9 +45,9 @@ class Lora(Method):
     name = "lora"
     title = "LoRA"
     order = 10
-    Settings = Settings
+    Settings = LoraSettings
 
-    def __init__(self, base: Base, settings: Settings, seed: int) -> None:
+    def __init__(self, base: Base, settings: LoraSettings, seed: int) -> None:
         import torch
 
         from ..nets.lora import wrap
@@ -58,13 +58,11 @@ class Lora(Method):
         self.scale = alpha / (settings.rank ** 0.5 if settings.rank_stabilised else settings.rank)
         for part, names in self._targets().items():
             self.layers[part] = wrap(base.parts()[part], names, settings.rank, self.scale, generator)
-        for part in self.layers:
-            base.parts()[part].to(base.parts()[part].get_submodule(next(iter(self.layers[part]))).weight.device)
         if settings.continue_from:
             self._continue(Path(settings.continue_from))
 
     @classmethod
-    def check(cls, settings: Settings, offers: frozenset[str]) -> list[Problem]:
+    def check(cls, settings: LoraSettings, offers: frozenset[str]) -> list[Problem]:
         problems = []
         if not settings.train_network and not settings.train_text_encoder:
             problems.append(Problem("Nothing would be trained: both train_network and train_text_encoder are off. Turn one on.", {}, "method.train_network"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import locale
 import os
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def nearest(tag: str) -> str:
     return "en"
 
 
-@lru_cache(maxsize=None)
+@cache
 def translations(tag: str) -> dict[str, str]:
     """Template to template for one language; empty for English."""
     file = Path(__file__).with_name(f"{tag}.json")
