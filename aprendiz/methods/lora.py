@@ -118,6 +118,7 @@ class Lora(Method):
             self._drop(batch)
         conditioning = batch.conditioning
         if conditioning is None:
+            assert batch.tokens is not None
             conditioning = self.base.family.collate([self.base.family.encode_tokens(self.base, batch.tokens)], batch.sizes)
         return self.base.family.predict(self.base, noisy.noisy_BCHW, noisy.timesteps_B, conditioning)
 
