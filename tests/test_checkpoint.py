@@ -27,7 +27,7 @@ FAMILIES = list(registry.families())
 Note = Callable[[str, object], None]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def tiny(name: str) -> Base:
     return registry.families()[name].tiny()
 
@@ -168,8 +168,9 @@ def test_openclip_encoders_are_read_alike_by_diffusers_own_converter(name, prefi
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_belongs_to_no_module_goes_along(name, files, tmp_path):
-    """Layers that the network never sees, markers, and whatever else: every key that was read is written again, unless it is an average."""
-    extra = {"cond_stage_model.model.logit_scale": torch.tensor(4.6), "alphas_cumprod": torch.rand(10), "model_ema.decay": torch.rand(1)}
+    """Layers that the network never sees, markers and whatever else: every key that was read is written again, but averages."""
+    extra = {"cond_stage_model.model.logit_scale": torch.tensor(4.6), "alphas_cumprod": torch.rand(10),
+             "model_ema.decay": torch.rand(1)}
     if name == "sd2":
         unseen = "cond_stage_model.model.transformer.resblocks.2.ln_1.weight"
         assert unseen in load_file(files[name])
@@ -228,7 +229,7 @@ def test_true_shapes_are_understood_from_a_file_alone(name, count):
         assert config["addition_time_embed_dim"] == 256
     with torch.device("meta"):
         again = UNet2DConditionModel(**config)
-    assert {key: tensor.shape for key, tensor in again.state_dict().items()} == {key: tensor.shape for key, tensor in state.items()}
+    assert {key: t.shape for key, t in again.state_dict().items()} == {key: t.shape for key, t in state.items()}
     heads = TRUE[name][0]["attention_head_dim"]
     assert config["attention_head_dim"] == (heads if isinstance(heads, list) else [heads] * 4)
 
@@ -246,7 +247,8 @@ def test_text_encoders_of_true_shapes_are_understood(name, index, expected):
         shape = tuple(tensor.shape)
         shapes[piece.key] = (3 * shape[0], *shape[1:]) if piece.third is not None else shape[::-1] if piece.transpose else shape
     if layout.unused:
-        shapes |= {key.replace("resblocks.22.", "resblocks.23."): shape for key, shape in shapes.items() if "resblocks.22." in key}
+        last = {key: shape for key, shape in shapes.items() if "resblocks.22." in key}
+        shapes |= {key.replace("resblocks.22.", "resblocks.23."): shape for key, shape in last.items()}
     config = original.text_config(shapes, layout, {})
     assert expected.items() <= config.items()
     assert (config["vocab_size"], config["bos_token_id"], config["eos_token_id"]) == (49408, 49406, 49407)
@@ -266,7 +268,7 @@ def test_a_diffusers_folder_opens_bit_for_bit(name, tmp_path):
 
 
 def test_folders_of_other_versions_open_alike(tmp_path):
-    """Weights in several files, the fp16 variant, text encoders with and without `text_model.`, and VAE attention as it was named in 2022."""
+    """Weights in several files, the fp16 variant, encoders with and without `text_model.`, VAE attention as named in 2022."""
     base = tiny("sdxl")
     folder = diffusers_folder(base, tmp_path / "folder", variant="fp16")
     parts = folder / "unet"
@@ -276,12 +278,14 @@ def test_folders_of_other_versions_open_alike(tmp_path):
     for i, half in enumerate(halves):
         save_file(half, parts / f"part-{i}.safetensors")
     weight_map = {key: f"part-{i}.safetensors" for i, half in enumerate(halves) for key in half}
-    (parts / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}), encoding="utf-8")
+    index = parts / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}), encoding="utf-8")
     file.unlink()
     for name in ("text_encoder", "text_encoder_2"):
         (file,) = (folder / name).glob("*.safetensors")
-        save_file({key[11:] if key.startswith("text_model.") else key if key.startswith("text_projection") else f"text_model.{key}": tensor
-                   for key, tensor in load_file(file).items()}, file)
+        other = {key.removeprefix("text_model.") if "text_model" in key or "text_projection" in key else f"text_model.{key}": t
+                 for key, t in load_file(file).items()}
+        save_file(other, file)
     (file,) = (folder / "vae").glob("*.safetensors")
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     save_file({functools.reduce(lambda key, pair: key.replace(*pair), old.items(), key): tensor
@@ -334,7 +338,8 @@ def test_the_prediction_is_read_from_metadata_markers_yaml_and_then_the_setting(
 
 
 def test_an_opened_v_model_schedules_as_its_markers_say(files, tmp_path):
-    file = rewritten(files["sdxl"], tmp_path / "model.safetensors", own(files["sdxl"]), v_pred=torch.zeros(1), ztsnr=torch.zeros(1))
+    marks = {"v_pred": torch.zeros(1), "ztsnr": torch.zeros(1)}
+    file = rewritten(files["sdxl"], tmp_path / "model.safetensors", own(files["sdxl"]), **marks)
     base = opened(file)
     assert (base.prediction, base.zero_terminal_snr) == ("v", True)
     assert (base.schedule["prediction_type"], base.schedule["rescale_betas_zero_snr"]) == ("v_prediction", True)
@@ -406,7 +411,8 @@ def test_another_vae_takes_the_place_of_the_bases_own(form, files, tmp_path):
 
 def test_a_vae_file_that_tells_no_scale_has_the_familys(tmp_path, files):
     from diffusers import AutoencoderKL
-    vae = AutoencoderKL(block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2)
+    vae = AutoencoderKL(block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2,
+                        up_block_types=("UpDecoderBlock2D",) * 2)
     save_file(vae.state_dict(), tmp_path / "vae.safetensors")
     for name, scale in (("sd1", 0.18215), ("sdxl", 0.13025)):
         base = opened(files[name], vae=str(tmp_path / "vae.safetensors"))
@@ -556,12 +562,15 @@ def broken_folder(name: str, folder: Path) -> tuple[dict[str, str], str]:
     return settings, said
 
 
-FOUND = ["nothing there", "LoRA", "PEFT LoRA", "VAE", "text encoder", "embedding", "ControlNet", "truncated", "truncated in its header",
-         "empty", "text", "pickle", "torch zip under another name", "unknown family", "unknown tensors", "inpainting", "EDM",
-         "without text encoder", "without VAE", "a folder that is not diffusers", "a folder without weights", "a folder of pickles",
-         "a folder without text encoder", "a folder without VAE", "a folder of another family", "a folder with a broken config"]
-LOADED = ["a tensor missing", "half of its text encoders", "another family's text encoder", "text encoder not there", "VAE not there",
-          "a LoRA for a VAE", "a folder for a VAE"]
+FOUND = ["nothing there", "LoRA", "PEFT LoRA", "VAE", "text encoder", "embedding", "ControlNet", "truncated",
+         "truncated in its header", "empty", "text", "pickle", "torch zip under another name", "unknown family", "unknown tensors",
+         "inpainting", "EDM",
+         "without text encoder", "without VAE", "a folder that is not diffusers", "a folder without weights",
+         "a folder of pickles", "a folder without text encoder", "a folder without VAE",
+         "a folder of another family",
+         "a folder with a broken config"]
+LOADED = ["a tensor missing", "half of its text encoders", "another family's text encoder", "text encoder not there",
+          "VAE not there", "a LoRA for a VAE", "a folder for a VAE"]
 
 
 @pytest.mark.parametrize("name", [*FOUND, *LOADED])

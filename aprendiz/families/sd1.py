@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Tokens(Tensors):
+class Sd1Tokens(Tensors):
     """CLIP-L's token ids and the weights of their text states, in chunks of 77."""
 
     ids_BNT: torch.Tensor
@@ -27,7 +27,7 @@ class Tokens(Tensors):
 
 
 @dataclass(frozen=True)
-class Conditioning(Tensors):
+class Sd1Conditioning(Tensors):
     """Text states, chunk after chunk."""
 
     text_BTD: torch.Tensor
@@ -42,8 +42,8 @@ class Sd1(Family):
     offers = frozenset({"text_encoders", "embeddings", "cross_attention", "control_branch"})
     bucket_step = 64
     resolution = 512
-    Tokens = Tokens
-    Conditioning = Conditioning
+    Tokens = Sd1Tokens
+    Conditioning = Sd1Conditioning
 
     def recognise(self, keys: Mapping[str, tuple[int, ...]]) -> bool:
         bare = {key.removeprefix("model.diffusion_model."): shape for key, shape in keys.items()}
@@ -71,26 +71,26 @@ class Sd1(Family):
         from ..nets.unet import decode
         return decode(base.vae, latents_BCHW)
 
-    def tokenize(self, base: Base, prompts: Sequence[str], max_tokens: int | None = None, weighted: bool = True) -> Tokens:
+    def tokenize(self, base: Base, prompts: Sequence[str], max_tokens: int | None = None, weighted: bool = True) -> Sd1Tokens:
         from ..nets.clip import tokenize
-        return Tokens(*tokenize(base.tokenizers[0], prompts, max_tokens, weighted))
+        return Sd1Tokens(*tokenize(base.tokenizers[0], prompts, max_tokens, weighted))
 
-    def encode_tokens(self, base: Base, tokens: Tensors) -> Conditioning:
+    def encode_tokens(self, base: Base, tokens: Tensors) -> Sd1Conditioning:
         from ..nets.clip import encode
-        assert isinstance(tokens, Tokens)
+        assert isinstance(tokens, Sd1Tokens)
         text_BTD, _ = encode(base.text_encoders[0], tokens.ids_BNT, tokens.weights_BNT, base.clip_skip or 1, normalise=True)
-        return Conditioning(text_BTD)
+        return Sd1Conditioning(text_BTD)
 
-    def collate(self, states: Sequence[Tensors], sizes: Sequence[PictureSize]) -> Conditioning:
+    def collate(self, states: Sequence[Tensors], sizes: Sequence[PictureSize]) -> Sd1Conditioning:
         import torch
 
         from ..nets.clip import stretch
-        return Conditioning(torch.cat(stretch([state.tensors()["text_BTD"] for state in states])))
+        return Sd1Conditioning(torch.cat(stretch([state.tensors()["text_BTD"] for state in states])))
 
     def predict(self, base: Base, noisy_BCHW: torch.Tensor, timesteps_B: torch.Tensor, conditioning: Tensors,
                 residuals: Any = None) -> torch.Tensor:
         from ..nets.unet import predict
-        assert isinstance(conditioning, Conditioning)
+        assert isinstance(conditioning, Sd1Conditioning)
         return predict(base.network, noisy_BCHW, timesteps_B, conditioning.text_BTD, residuals=residuals)
 
     def latent_shape(self, base: Base, width: int, height: int) -> tuple[int, int, int]:

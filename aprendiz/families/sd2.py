@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Tokens(Tensors):
+class Sd2Tokens(Tensors):
     """OpenCLIP-H's token ids and the weights of their text states, in chunks of 77."""
 
     ids_BNT: torch.Tensor
@@ -27,7 +27,7 @@ class Tokens(Tensors):
 
 
 @dataclass(frozen=True)
-class Conditioning(Tensors):
+class Sd2Conditioning(Tensors):
     """Text states, chunk after chunk."""
 
     text_BTD: torch.Tensor
@@ -43,8 +43,8 @@ class Sd2(Family):
     bucket_step = 64
     resolution = 512
     prediction = None  # epsilon and v models have the same shapes
-    Tokens = Tokens
-    Conditioning = Conditioning
+    Tokens = Sd2Tokens
+    Conditioning = Sd2Conditioning
 
     def recognise(self, keys: Mapping[str, tuple[int, ...]]) -> bool:
         bare = {key.removeprefix("model.diffusion_model."): shape for key, shape in keys.items()}
@@ -72,28 +72,28 @@ class Sd2(Family):
         from ..nets.unet import decode
         return decode(base.vae, latents_BCHW)
 
-    def tokenize(self, base: Base, prompts: Sequence[str], max_tokens: int | None = None, weighted: bool = True) -> Tokens:
+    def tokenize(self, base: Base, prompts: Sequence[str], max_tokens: int | None = None, weighted: bool = True) -> Sd2Tokens:
         from ..nets.clip import tokenize
-        return Tokens(*tokenize(base.tokenizers[0], prompts, max_tokens, weighted))
+        return Sd2Tokens(*tokenize(base.tokenizers[0], prompts, max_tokens, weighted))
 
-    def encode_tokens(self, base: Base, tokens: Tensors) -> Conditioning:
+    def encode_tokens(self, base: Base, tokens: Tensors) -> Sd2Conditioning:
         from ..nets.clip import encode
-        assert isinstance(tokens, Tokens)
+        assert isinstance(tokens, Sd2Tokens)
         # The very last layer is not there at all, so the last one of the module is the second from the end.
         layer = max(1, (base.clip_skip or 2) - 1)
         text_BTD, _ = encode(base.text_encoders[0], tokens.ids_BNT, tokens.weights_BNT, layer, normalise=True)
-        return Conditioning(text_BTD)
+        return Sd2Conditioning(text_BTD)
 
-    def collate(self, states: Sequence[Tensors], sizes: Sequence[PictureSize]) -> Conditioning:
+    def collate(self, states: Sequence[Tensors], sizes: Sequence[PictureSize]) -> Sd2Conditioning:
         import torch
 
         from ..nets.clip import stretch
-        return Conditioning(torch.cat(stretch([state.tensors()["text_BTD"] for state in states])))
+        return Sd2Conditioning(torch.cat(stretch([state.tensors()["text_BTD"] for state in states])))
 
     def predict(self, base: Base, noisy_BCHW: torch.Tensor, timesteps_B: torch.Tensor, conditioning: Tensors,
                 residuals: Any = None) -> torch.Tensor:
         from ..nets.unet import predict
-        assert isinstance(conditioning, Conditioning)
+        assert isinstance(conditioning, Sd2Conditioning)
         return predict(base.network, noisy_BCHW, timesteps_B, conditioning.text_BTD, residuals=residuals)
 
     def latent_shape(self, base: Base, width: int, height: int) -> tuple[int, int, int]:

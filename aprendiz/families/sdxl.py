@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Tokens(Tensors):
+class SdxlTokens(Tensors):
     """Token ids of CLIP-L (1) and OpenCLIP-G (2), padded differently, and the weights of their text states; chunks of 77."""
 
     ids_1_BNT: torch.Tensor
@@ -28,7 +28,7 @@ class Tokens(Tensors):
 
 
 @dataclass(frozen=True)
-class Conditioning(Tensors):
+class SdxlConditioning(Tensors):
     """Text states of both encoders side by side, the second's pooled state and, once collated, the picture's sizes."""
 
     text_BTD: torch.Tensor
@@ -45,8 +45,8 @@ class Sdxl(Family):
     offers = frozenset({"text_encoders", "embeddings", "cross_attention", "control_branch"})
     bucket_step = 64
     resolution = 1024
-    Tokens = Tokens
-    Conditioning = Conditioning
+    Tokens = SdxlTokens
+    Conditioning = SdxlConditioning
 
     def recognise(self, keys: Mapping[str, tuple[int, ...]]) -> bool:
         bare = {key.removeprefix("model.diffusion_model."): shape for key, shape in keys.items()}
@@ -77,25 +77,25 @@ class Sdxl(Family):
         from ..nets.unet import decode
         return decode(base.vae, latents_BCHW)
 
-    def tokenize(self, base: Base, prompts: Sequence[str], max_tokens: int | None = None, weighted: bool = True) -> Tokens:
+    def tokenize(self, base: Base, prompts: Sequence[str], max_tokens: int | None = None, weighted: bool = True) -> SdxlTokens:
         from ..nets.clip import tokenize
         ids_1, weights = tokenize(base.tokenizers[0], prompts, max_tokens, weighted)
         ids_2, weights_2 = tokenize(base.tokenizers[1], prompts, max_tokens, weighted)
         assert weights.equal(weights_2)  # one vocabulary, and as many tokens added to one as to the other
-        return Tokens(ids_1, ids_2, weights)
+        return SdxlTokens(ids_1, ids_2, weights)
 
-    def encode_tokens(self, base: Base, tokens: Tensors) -> Conditioning:
+    def encode_tokens(self, base: Base, tokens: Tensors) -> SdxlConditioning:
         import torch
 
         from ..nets.clip import encode, pool
-        assert isinstance(tokens, Tokens)
+        assert isinstance(tokens, SdxlTokens)
         layer = base.clip_skip or 2
         text_1, _ = encode(base.text_encoders[0], tokens.ids_1_BNT, tokens.weights_BNT, layer, normalise=False)
         text_2, last = encode(base.text_encoders[1], tokens.ids_2_BNT, tokens.weights_BNT, layer, normalise=False)
         pooled_BD = pool(base.text_encoders[1], last, tokens.ids_2_BNT[:, 0], base.tokenizers[1].eos_token_id)
-        return Conditioning(torch.cat([text_1, text_2], -1), pooled_BD)
+        return SdxlConditioning(torch.cat([text_1, text_2], -1), pooled_BD)
 
-    def collate(self, states: Sequence[Tensors], sizes: Sequence[PictureSize]) -> Conditioning:
+    def collate(self, states: Sequence[Tensors], sizes: Sequence[PictureSize]) -> SdxlConditioning:
         import torch
 
         from ..nets.clip import stretch
@@ -103,12 +103,12 @@ class Sdxl(Family):
         pooled_BD = torch.cat([state.tensors()["pooled_BD"] for state in states])
         # Height before width, top before left.
         told = [[*size.original[::-1], *size.crop[::-1], *size.target[::-1]] for size in sizes]
-        return Conditioning(text_BTD, pooled_BD, torch.tensor(told, dtype=torch.float32, device=text_BTD.device))
+        return SdxlConditioning(text_BTD, pooled_BD, torch.tensor(told, dtype=torch.float32, device=text_BTD.device))
 
     def predict(self, base: Base, noisy_BCHW: torch.Tensor, timesteps_B: torch.Tensor, conditioning: Tensors,
                 residuals: Any = None) -> torch.Tensor:
         from ..nets.unet import predict
-        assert isinstance(conditioning, Conditioning) and conditioning.size_B6 is not None
+        assert isinstance(conditioning, SdxlConditioning) and conditioning.size_B6 is not None
         added = {"text_embeds": conditioning.pooled_BD, "time_ids": conditioning.size_B6}
         return predict(base.network, noisy_BCHW, timesteps_B, conditioning.text_BTD, added, residuals)
 

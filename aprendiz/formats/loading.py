@@ -108,7 +108,7 @@ def _vae(source: Source, settings: BaseSettings, layout: Layout) -> Component:
 
 
 def _original_names(shapes: Shapes) -> Shapes:
-    """A VAE's shapes in diffusers' names, of a file without its config.json, under the original ones as far as these tell its form."""
+    """A VAE's shapes in diffusers' names, of a file without its config.json, under original ones as far as they tell its form."""
     told = ("encoder.", "quant_conv.", "post_quant_conv.", "decoder.conv_in.")
     return {original.vae_piece(name, 0).key: shape for name, shape in shapes.items() if name.startswith(told)}
 
