@@ -23,7 +23,7 @@ class Optimizer:
     """A torch optimizer over the arena, one group to a part, with its learning rates."""
 
     def __init__(self, arena: Arena, settings: OptimizerSettings, steps: int) -> None:
-        self.settings, self.steps = settings, steps
+        self.settings, self.steps, self.master = settings, steps, arena.master
         self.rates: list[Callable[[int], float]] = []
         groups = []
         if settings.optimizer == "prodigy" and any(part.learning_rate is not None for part in arena.parts):
@@ -48,9 +48,12 @@ class Optimizer:
         if self.settings.optimizer != "schedulefree":
             yield
             return
+        # Its own way back rounds; the copy does not, so that looking at the average never changes what is learned.
+        before = self.master.clone()
         self.torch.eval()  # type: ignore[attr-defined]
         yield
         self.torch.train()  # type: ignore[attr-defined]
+        self.master.copy_(before)
 
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The whole state as named tensors and plain numbers."""

@@ -19,7 +19,7 @@ from . import boards, devices, registry
 from .data import buckets, captions, folder
 from .data.cache import Cache, Cut, encode_cuts, encode_now, encode_texts
 from .data.loader import Example, Loader, Plan, Store
-from .data.preflight import Report, preflight, steps_of
+from .data.preflight import Report, preflight, read_every, steps_of
 from .draws import Draws
 from .errors import AprendizError, Problem, ProblemsError
 from .families import Source, Tensors
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .methods import Method
     from .processes import Processes
     from .run import Run
-    from .settings import Job
+    from .settings import DataSettings, Job
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +104,7 @@ def check(job: Job, output: Any) -> Checked:
     def base() -> None:
         found.source = checkpoint.find(job.base)
         found.family = registry.families()[found.source.family]
+        found.problems += found.source.details.get("warnings", ())
         found.problems += fits(job, found.family)
 
     def pictures() -> None:
@@ -112,10 +113,16 @@ def check(job: Job, output: Any) -> Checked:
                                  bucket_step=bucket_step(job, found.family))
         found.problems += found.report.problems
 
+    def prior() -> None:
+        if job.prior.prior_data:
+            beside = folder.scan(prior_settings(job))
+            found.problems += [*beside.problems, *read_every(beside.pictures, job.data)]
+
     found.problems += boards.problems(job)
     attempt(base)
     attempt(lambda: devices.precision(job.training, devices.device(job.training.device)))
     attempt(pictures)
+    attempt(prior)
     return found
 
 
@@ -254,11 +261,16 @@ def sample_requests(job: Job, pictures: Sequence[Picture], side: int) -> list[Re
             for i, prompt in enumerate(prompts)]
 
 
+def prior_settings(job: Job) -> DataSettings:
+    """How a folder of the base's own pictures is read: as yours are, without what is taught."""
+    return replace(job.data, path=job.prior.prior_data, trigger=None, caption=None, validation_share=0.0)
+
+
 def prior_pictures(job: Job, run: Run, base: Base, pictures: Sequence[Picture], side: int, device: torch.device) -> list[Picture]:
     """The base's own pictures for prior preservation: from a folder, or made now (once: they stay in the run's folder)."""
     from .data.prior import make
     if job.prior.prior_data:
-        return list(folder.scan(replace(job.data, path=job.prior.prior_data, trigger=None, caption=None, validation_share=0.0)).pictures)
+        return list(folder.scan(prior_settings(job)).pictures)
     if not job.prior.pictures:
         return []
     place(base, device, encoders=True, network=True)

@@ -85,3 +85,17 @@ def test_every_optimizer_learns_and_resumes_bit_for_bit(name: str) -> None:
 def test_prodigy_refuses_a_rate_of_a_part() -> None:
     with pytest.raises(SettingsError, match="text_encoder_learning_rate"):
         Optimizer(arena(0.1)[0], OptimizerSettings(optimizer="prodigy"), 10)
+
+
+def test_looking_at_the_schedule_free_average_changes_nothing() -> None:
+    made, module = arena(None)
+    optimizer = Optimizer(made, OptimizerSettings(optimizer="schedulefree", learning_rate=0.05), 10)
+    for step in range(5):
+        made.zero()
+        module(torch.ones(2, 6)).square().sum().backward()
+        made.collect()
+        optimizer.step(step)
+    before = made.master.clone()
+    with optimizer.averaged():
+        assert not torch.equal(made.master, before)
+    assert torch.equal(made.master, before)
