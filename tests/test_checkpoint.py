@@ -563,12 +563,10 @@ def broken_folder(name: str, folder: Path) -> tuple[dict[str, str], str]:
 
 
 FOUND = ["nothing there", "LoRA", "PEFT LoRA", "VAE", "text encoder", "embedding", "ControlNet", "truncated",
-         "truncated in its header", "empty", "text", "pickle", "torch zip under another name", "unknown family", "unknown tensors",
-         "inpainting", "EDM",
-         "without text encoder", "without VAE", "a folder that is not diffusers", "a folder without weights",
-         "a folder of pickles", "a folder without text encoder", "a folder without VAE",
-         "a folder of another family",
-         "a folder with a broken config"]
+         "truncated in its header", "empty", "text", "pickle", "torch zip under another name", "unknown family",
+         "unknown tensors", "inpainting", "EDM", "without text encoder", "without VAE", "a folder that is not diffusers",
+         "a folder without weights", "a folder of pickles", "a folder without text encoder", "a folder without VAE",
+         "a folder of another family", "a folder with a broken config"]
 LOADED = ["a tensor missing", "half of its text encoders", "another family's text encoder", "text encoder not there",
           "VAE not there", "a LoRA for a VAE", "a folder for a VAE"]
 
