@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 import aprendiz
-from aprendiz import registry
+from aprendiz import __main__, registry
 from aprendiz.knobs import knobs
 from aprendiz.settings import SECTIONS
 from aprendiz.views import docs
@@ -82,6 +83,17 @@ def test_every_kohya_name_in_the_readme_stands_beside_a_setting_there_is() -> No
 def test_every_file_that_a_page_links_to_is_there(page: str) -> None:
     links = re.findall(r"\]\((?!http)([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_command_of_the_readme_is_one_that_the_program_takes() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = re.findall(r"^\.venv/bin/python -m aprendiz (.+)$", text, re.MULTILINE)
+    assert len(commands) >= 3
+    for command in commands:
+        assert __main__.read_arguments(shlex.split(command)).command is not None  # exits with 2 where a flag is none
+    table = text.split("## Commands", 1)[1].split("\n## ", 1)[0].split("|---|", 1)[1]
+    named = {word for row in table.splitlines() if row.startswith("| `") for word in re.findall(r"`([a-z]+)", row.split(" | ")[0])}
+    assert named == set(__main__.make_parser()[1])
 
 
 def test_no_file_names_the_place_it_was_made_at() -> None:
