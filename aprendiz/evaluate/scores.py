@@ -125,15 +125,20 @@ def compare(before: Judged, after: Judged) -> Scores:
     return Scores(_share(before.subject), _share(after.subject), _share(held), len(after.subject))
 
 
-def measure(base: Base, scorer: Scorer | None, enabled: Callable[[bool], None], on_step: OnStep | None = None) -> Scores:
-    """Scores without and with what was learned; `enabled` switches it. Null without a scorer."""
+def measure(base: Base, scorer: Scorer | None, enabled: Callable[[bool], None], on_step: OnStep | None = None,
+            before: Judged | None = None) -> Scores:
+    """Scores without and with what was learned; `enabled` switches it. Null without a scorer.
+
+    before: what `judge` said of the bare base, where it is already known.
+    """
     if scorer is None:
         return Scores()
-    try:
-        enabled(False)
-        before = judge(base, scorer, on_step)
-    finally:
-        enabled(True)
+    if before is None:
+        try:
+            enabled(False)
+            before = judge(base, scorer, on_step)
+        finally:
+            enabled(True)
     return compare(before, judge(base, scorer, on_step))
 
 
