@@ -16,7 +16,7 @@ NAME = "quickstart"
 
 
 def quickstart_job(out: Path) -> Job:
-    """Write the pictures with their captions into `out`, and give the job that teaches them. Raises RunError where that fails."""
+    """Write the captioned pictures into `out`; the job that teaches them. Raises RunError where that fails."""
     from .files import disk_errors
     from .micro.pictures import write_pictures
     folder = out.absolute() / f"{NAME}-pictures"
@@ -26,7 +26,7 @@ def quickstart_job(out: Path) -> Job:
 
 
 def measure(run: Run, on_step: Callable[[int, int], None] | None = None) -> None:
-    """Have the base's pictures and the tuned ones judged, on the same prompts and seeds, and write the figures into the report."""
+    """Have pictures of the base and of what was learned judged, same prompts and seeds; the figures go into the report."""
     from . import devices
     from .evaluate.report import write_report
     from .evaluate.scores import compare, judge, scorer_for

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ from aprendiz.micro.pictures import write_pictures
 from aprendiz.run import Run
 from aprendiz.settings import SECTIONS
 from aprendiz.views.flags import flags
-from aprendiz.views.terminal import clock
+from aprendiz.views.terminal import Screen, clock
 from aprendiz.worker.messages import EVENTS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,7 +91,8 @@ def own_files() -> list[Path]:
     (("evaluate", "run"), "invalid choice: 'evaluate'"),
     (("train",), "the following arguments are required: METHOD|JOB"),
     (("train", "lora", "--base", "micro"), "No pictures were given. Name their folder with --data FOLDER."),
-    (("train", "lora", "--data", "fish", "--learning-rat", "1"), "There is no flag --learning-rat. Did you mean --learning-rate?"),
+    (("train", "lora", "--data", "fish", "--learning-rat", "1"),
+     "There is no flag --learning-rat. Did you mean --learning-rate?"),
     (("train", "lora", "--data", "fish", "--rank"), "argument --rank: expected one argument"),
     (("train", "lora", "more", "--data", "fish"), "more is one argument too many."),
     (("tell", "run", "halt"), "invalid choice: 'halt'"),
@@ -288,6 +290,55 @@ def test_help_of_train_names_every_flag_with_its_default() -> None:
     for flag in flags():
         assert flag in told
     assert "[0.0001]" in told and "adamw|adamw8bit|" in told
+
+
+class Terminal(io.StringIO):
+    """A stream that people look at."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def steps(count: int, seconds: float) -> Iterator[dict[str, object]]:
+    for step in range(1, count + 1):
+        yield {"event": "step", "step": step, "steps": count, "loss": 0.5, "pictures_per_second": 2.0, "peak_memory_gb": 1.0,
+               "time": step * seconds}
+
+
+def test_a_terminal_shows_bar_loss_speed_and_time_left_within_its_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
+    stream = Terminal()
+    screen = Screen(stream)
+    for event in steps(40, 1.0):
+        screen.show(event)
+    drawn = stream.getvalue().split("\r")[1:]
+    assert max(len(line.rstrip("\n")) for line in drawn) < 70
+    assert drawn[9].startswith("Training 10/40 █") and drawn[9].endswith("loss 0.5000 · 2.0 pictures/s · 1.0 GB · 0:30 left")
+    assert drawn[-1].endswith("0:00 left\n")
+
+
+def test_elsewhere_a_line_is_written_every_so_often() -> None:
+    stream = io.StringIO()
+    screen = Screen(stream)
+    for event in steps(40, 1.0):
+        screen.show(event)
+    told = stream.getvalue().splitlines()
+    assert [line.split(" loss")[0] for line in told] == [f"Training {step}/40" for step in (10, 20, 30, 40)]
+    assert "\r" not in stream.getvalue()
+
+
+def test_training_goes_on_where_nobody_reads_any_more() -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    screen = Screen(Closed())
+    for event in steps(2, 20.0):
+        screen.show(event)
+    assert screen.stream.name == os.devnull
+    screen.stream.close()
 
 
 def test_times_are_told_as_clocks_show_them() -> None:

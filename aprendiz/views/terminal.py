@@ -55,7 +55,8 @@ class Screen:
             self._step(event)
         elif kind == "caching":
             what = event.get("what", "")
-            self.progress(say(CACHING[what]) if what in CACHING else str(what), event.get("done", 0), event.get("total", 0), now=event["time"])
+            title = say(CACHING[what]) if what in CACHING else str(what)
+            self.progress(title, event.get("done", 0), event.get("total", 0), now=event["time"])
         else:
             sentence = words(event)
             if sentence:
@@ -97,9 +98,11 @@ class Screen:
         now = time.time() if now is None else now
         counted = f"{title} {done}/{total}"
         if self.live:
-            filled = round(WIDTH * done / total) if total else 0
+            columns = shutil.get_terminal_size().columns - 1
+            width = max(min(WIDTH, columns - len(counted) - len(rest) - 2), 0)
+            filled = round(width * done / total) if total else 0
             full, empty = ("█", "░") if self.fancy else ("#", "-")
-            text = f"{counted} {full * filled}{empty * (WIDTH - filled)} {rest}".rstrip()[:shutil.get_terminal_size().columns - 1]
+            text = f"{counted} {full * filled}{empty * (width - filled)} {rest}".rstrip()[:columns]
             self.stream.write("\r" + text + " " * (self._drawn - len(text)))
             self.stream.flush()
             self._drawn = len(text)
