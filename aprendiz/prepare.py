@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from . import boards, devices, registry
 from .data import buckets, captions, folder
 from .data.cache import Cache, Cut, encode_cuts, encode_now, encode_texts
 from .data.loader import Example, Loader, Plan, Store
-from .data.preflight import Report, preflight, read_every, steps_of
+from .data.preflight import Facts, Report, preflight, read_every, steps_of
 from .draws import Draws
 from .errors import AprendizError, Problem, ProblemsError
 from .families import Source, Tensors
@@ -110,7 +110,7 @@ def check(job: Job, output: Any) -> Checked:
     def pictures() -> None:
         found.dataset = folder.scan(job.data)
         found.report = preflight(job, found.dataset, output=output, resolution=resolution(job, found.source, found.family),
-                                 bucket_step=bucket_step(job, found.family))
+                                 bucket_step=bucket_step(job, found.family), facts=Facts(count_tokens=token_counter(job, found.family)))
         found.problems += found.report.problems
 
     def prior() -> None:
@@ -139,6 +139,13 @@ def fits(job: Job, family: Family) -> list[Problem]:
 def resolution(job: Job, source: Source | None, family: Family | None) -> int:
     """Training size in pixels: the job's, else the base's, else the family's."""
     return job.data.resolution or (source and source.resolution) or (family and family.resolution) or 512
+
+
+def token_counter(job: Job, family: Family | None) -> Callable[[str], int] | None:
+    """What counts a caption's tokens; a short one needs no tokenizer, for a token is a character at least."""
+    if family is None:
+        return None
+    return lambda caption: len(caption) if len(caption) <= job.data.max_tokens else family.count_tokens(caption)
 
 
 def bucket_step(job: Job, family: Family | None) -> int:
@@ -178,6 +185,8 @@ def prepare(job: Job, run: Run, checked: Checked, processes: Processes) -> Lesso
     if offered[1]:
         validation = Loader(base, Plan(offered[1], 1, Draws(job.training.seed + 1)), None, store, 0.0, 1.0)
     arena = Arena(method.parts(), device, base.dtype)
+    if job.training.compile:
+        compile_blocks(base)
     steps = steps_of(job.training, len(plan.examples), plan.batches)
     return Lesson(job=job, run=run, base=base, method=method, dataset=checked.dataset, objective=objective(base, job.objective), loader=loader,
                   validation=validation, arena=arena, optimizer=Optimizer(arena, job.optimizer, steps), processes=processes, draws=draws, steps=steps,
@@ -192,6 +201,13 @@ def place(base: Base, device: torch.device, *, encoders: bool, network: bool = F
                 module.to(device)
         else:
             module.to(device if encoders else "cpu")
+
+
+def compile_blocks(base: Base) -> None:
+    """Compile the network block by block: one block's code serves all of its shape, and samples of other sizes compile in passing."""
+    torch._dynamo.config.recompile_limit = 64  # each width, size and mode of the blocks is one; the default of 8 falls back to eager
+    for block in base.family.blocks(base):
+        block.compile()
 
 
 def examples(job: Job, pictures: Sequence[Picture], side: int, family: Family) -> list[tuple[Picture, tuple[int, int]]]:

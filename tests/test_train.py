@@ -149,3 +149,13 @@ def test_everything_wrong_is_told_at_once_before_a_model_opens(tmp_path: Path) -
     assert any("none.safetensors" in sentence for sentence in told)
     assert any("cuda:7" in sentence for sentence in told)
     assert any("no picture" in sentence for sentence in told)
+
+
+@pytest.mark.quality
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own, as its compiler is imported
+def test_compiled_blocks_learn_the_same(tmp_path: Path) -> None:
+    file = checkpoint.write_single_file(families()["sd1"].tiny(), tmp_path / "tiny.safetensors")[0]
+    data = pictures(tmp_path / "red", size=(64, 64))
+    plain = teach(tmp_path / "a", data, base=str(file), resolution=64)
+    compiled = teach(tmp_path / "b", data, base=str(file), resolution=64, compile=True)
+    assert losses(compiled) == pytest.approx(losses(plain), abs=1e-5)

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 class PictureSize:
     """Where a training picture comes from, in pixels: SDXL is told (Podell et al. 2023, section 2.2).
 
-    original: (width, height) before anything. crop: (left, top) of what was cut, after resizing. target: (width, height) as trained.
+    original: (width, height) before anything. crop: (left, top) of what was cut, after resizing.
+    target: (width, height) as trained.
     """
 
     original: tuple[int, int]
@@ -159,12 +160,16 @@ class Family:
         """
         raise NotImplementedError
 
+    def count_tokens(self, caption: str) -> int:
+        """Tokens of a caption, begin and end not counted, without a base."""
+        raise NotImplementedError
+
     def encode_tokens(self, base: Base, tokens: Tensors) -> Tensors:
         """Text states of tokens; carries gradients where the encoders' parameters ask for them."""
         raise NotImplementedError
 
     def collate(self, states: Sequence[Tensors], sizes: Sequence[PictureSize]) -> Tensors:
-        """One batch of text states of any length (each of one row or more), with what the network is told of the pictures' sizes."""
+        """One batch of text states of any length and number of rows, with what the network is told of the pictures' sizes."""
         raise NotImplementedError
 
     def predict(self, base: Base, noisy_BCHW: torch.Tensor, timesteps_B: torch.Tensor, conditioning: Tensors,

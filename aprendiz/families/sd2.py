@@ -76,6 +76,11 @@ class Sd2(Family):
         from ..nets.clip import tokenize
         return Sd2Tokens(*tokenize(base.tokenizers[0], prompts, max_tokens, weighted))
 
+    def count_tokens(self, caption: str) -> int:
+        from ..formats import clip_vocab
+        from ..nets import clip
+        return clip.count_tokens(clip_vocab.counter(), caption, weighted=False)
+
     def encode_tokens(self, base: Base, tokens: Tensors) -> Sd2Conditioning:
         from ..nets.clip import encode
         assert isinstance(tokens, Sd2Tokens)

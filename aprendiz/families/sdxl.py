@@ -84,6 +84,11 @@ class Sdxl(Family):
         assert weights.equal(weights_2)  # one vocabulary, and as many tokens added to one as to the other
         return SdxlTokens(ids_1, ids_2, weights)
 
+    def count_tokens(self, caption: str) -> int:
+        from ..formats import clip_vocab
+        from ..nets import clip
+        return clip.count_tokens(clip_vocab.counter(), caption, weighted=False)
+
     def encode_tokens(self, base: Base, tokens: Tensors) -> SdxlConditioning:
         import torch
 

@@ -46,3 +46,9 @@ def tokenizer(pad: str = END) -> Any:
         Path(folder, "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
         Path(folder, "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, merges)]), encoding="utf-8")
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True, pad_token=pad, model_max_length=77)
+
+
+@lru_cache(maxsize=1)
+def counter() -> Any:
+    """A tokenizer to count with, made once."""
+    return tokenizer()
