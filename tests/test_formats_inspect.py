@@ -1,4 +1,4 @@
-"""What a file is, and what each host takes of a LoRA: against the hosts' frozen lists, at the true shapes, known failures included."""
+"""What a file is, and what each host takes of a LoRA, at the true shapes and with the known failures."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from aprendiz import registry
 from aprendiz.errors import ModelError
 from aprendiz.families import Base, Source
 from aprendiz.formats import container, inspect, keys, kohya, names
 from aprendiz.formats.inspect import HostRow, check_lora_keys
 from aprendiz.formats.peft_layout import peft_name
-from safetensors.torch import save_file
 
 Note = Callable[[str, object], None]
 MICRO = Path(__file__).parents[1] / "aprendiz" / "micro" / "base"
@@ -33,7 +34,8 @@ UNETS: dict[str, dict[str, Any]] = {
              "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")},
 }
 # width, inner width, layers; SD 2's encoder has 23 layers in diffusers
-ENCODERS = {"sd1": [(768, 3072, 12)], "sd2": [(1024, 4096, 23)], "sdxl": [(768, 3072, 12), (1280, 5120, 32)], "micro": [(96, 384, 4)]}
+ENCODERS = {"sd1": [(768, 3072, 12)], "sd2": [(1024, 4096, 23)], "sdxl": [(768, 3072, 12), (1280, 5120, 32)],
+            "micro": [(96, 384, 4)]}
 
 
 @cache
@@ -53,7 +55,7 @@ def true_base(shape: str) -> Base:
 
 
 def modules(shape: str, every: bool = False) -> dict[tuple[str, str], tuple[int, ...]]:
-    """(part, module) to the shape of its weight: what a LoRA of the widest reach is for, or every linear and convolution layer."""
+    """(part, module) to the shape of its weight: those of the widest LoRA, or every linear and convolution layer."""
     base = true_base(shape)
     found = {}
     for part, wanted in base.family.lora_targets(base, "all").items():
@@ -63,7 +65,10 @@ def modules(shape: str, every: bool = False) -> dict[tuple[str, str], tuple[int,
     return found
 
 
-def lora_shapes(named: dict[str, tuple[int, ...]], down: str = ".lora_down.weight", up: str = ".lora_up.weight") -> dict[str, tuple[int, ...]]:
+Shapes = dict[str, tuple[int, ...]]
+
+
+def lora_shapes(named: Shapes, down: str = ".lora_down.weight", up: str = ".lora_up.weight") -> Shapes:
     """Names and shapes of a LoRA file's tensors, rank 2."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, weight in named.items():
@@ -124,7 +129,8 @@ def test_the_webuis_load_nothing_of_a_peft_export_and_diffusers_all(shape: str) 
 
 
 def test_sdxl_with_diffusers_names_loses_three_modules_in_automatic1111() -> None:
-    named = {f"lora_unet_{name}".replace(".", "_"): weight for (part, name), weight in modules("sdxl", every=True).items() if part == "network"}
+    named = {f"lora_unet_{name}".replace(".", "_"): weight for (part, name),
+             weight in modules("sdxl", every=True).items() if part == "network"}
     rows = check_lora_keys(lora_shapes(named), "sdxl")
     assert set(row(rows, "AUTOMATIC1111").ignored_modules) == {
         "lora_unet_up_blocks_0_upsamplers_0_conv", "lora_unet_add_embedding_linear_1", "lora_unet_add_embedding_linear_2"}
@@ -134,7 +140,8 @@ def test_sdxl_with_diffusers_names_loses_three_modules_in_automatic1111() -> Non
 
 def test_sd2_with_te1_loses_its_144_text_modules_in_automatic1111() -> None:
     layers = [f"lora_te1_text_model_encoder_layers_{n}_{module}" for n in range(24)
-              for module in ("self_attn_q_proj", "self_attn_k_proj", "self_attn_v_proj", "self_attn_out_proj", "mlp_fc1", "mlp_fc2")]
+              for module in ("self_attn_q_proj", "self_attn_k_proj", "self_attn_v_proj", "self_attn_out_proj", "mlp_fc1",
+                             "mlp_fc2")]
     found = row(check_lora_keys(lora_shapes(dict.fromkeys(layers, (1024, 1024))), "sd2"), "AUTOMATIC1111")
     assert len(found.ignored_modules) == found.total == 144 and found.loaded == 0
 
@@ -144,7 +151,8 @@ def test_a_host_that_raises_on_foreign_tensors_is_said_to_refuse() -> None:
     rows = check_lora_keys(shapes, "sd1")
     assert row(rows, "diffusers").refused
     assert row(rows, "ComfyUI").ignored == ("bundle_emb.word.string_to_param.*",) and row(rows, "ComfyUI").loaded == 350
-    loha = {f"lora_unet_mid_block_attentions_0_proj_in.{half}": (4, 4) for half in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")}
+    loha = {f"lora_unet_mid_block_attentions_0_proj_in.{half}": (4, 4) for half in ("hada_w1_a", "hada_w1_b", "hada_w2_a",
+                                                                                    "hada_w2_b")}
     assert row(check_lora_keys(loha, "sd1"), "diffusers").refused
     assert row(check_lora_keys(loha, "sd1"), "AUTOMATIC1111").whole
 
@@ -194,7 +202,8 @@ def test_inspect_tells_a_person_what_loads_where_and_names_what_does_not(tmp_pat
 
 def test_inspect_reads_rank_alpha_and_trigger(tmp_path: Path) -> None:
     base = registry.families()["sd1"].tiny(0)
-    weights = [kohya.LoraWeight("network", "mid_block.attentions.0.transformer_blocks.0.attn1.to_q", torch.ones(4, 64), torch.ones(64, 4), 2.5)]
+    weights = [kohya.LoraWeight("network", "mid_block.attentions.0.transformer_blocks.0.attn1.to_q", torch.ones(4, 64),
+                                torch.ones(64, 4), 2.5)]
     file = kohya.write(tmp_path / "a.safetensors", weights, base.family, {"modelspec.trigger_phrase": "zwx, qqr"})
     found = inspect.inspect(file)
     assert (found.ranks, found.alphas, found.triggers) == ({4: 1}, {2.5: 1}, ("zwx", "qqr"))
@@ -218,7 +227,8 @@ def test_other_files_are_told_apart(tmp_path: Path) -> None:
     assert kind(control.state_dict()) == "controlnet"
     assert kind({"emb_params": torch.ones(2, 768)}) == "textual_inversion"
     assert kind({"clip_l": torch.ones(2, 768), "clip_g": torch.ones(2, 1280)}) == "textual_inversion"
-    assert kind({"model.diffusion_model.input_blocks.0.0.weight": torch.ones(1), "first_stage_model.x": torch.ones(1)}) == "checkpoint"
+    assert kind({"model.diffusion_model.input_blocks.0.0.weight": torch.ones(1),
+                 "first_stage_model.x": torch.ones(1)}) == "checkpoint"
     assert kind({"something": torch.ones(3)}) == "unknown"
     assert kind({}) == "unknown"
 
@@ -249,7 +259,8 @@ def test_a_broken_file_is_answered_in_one_sentence(name: str, tmp_path: Path, an
 
 
 def test_a_file_that_is_missing_or_a_folder_is_answered_in_one_sentence(tmp_path: Path, answers: Note) -> None:
-    for given, path, words in (("a missing file", tmp_path / "no.safetensors", "There is no file"), ("a folder", tmp_path, "is a folder")):
+    for given, path, words in (("a missing file", tmp_path / "no.safetensors", "There is no file"),
+                               ("a folder", tmp_path, "is a folder")):
         with pytest.raises(ModelError, match=words) as caught:
             inspect.inspect(path)
         answers(f"inspect: {given}", caught.value)
@@ -257,7 +268,8 @@ def test_a_file_that_is_missing_or_a_folder_is_answered_in_one_sentence(tmp_path
 
 def test_a_file_cut_off_anywhere_is_never_taken_for_whole(tmp_path: Path, answers: Note) -> None:
     base = registry.families()["sd1"].tiny(0)
-    weights = [kohya.LoraWeight("network", f"mid_block.attentions.0.transformer_blocks.0.attn{n}.to_q", torch.ones(4, 64), torch.ones(64, 4), 2.5)
+    weights = [kohya.LoraWeight("network", f"mid_block.attentions.0.transformer_blocks.0.attn{n}.to_q", torch.ones(4, 64),
+                                torch.ones(64, 4), 2.5)
                for n in (1, 2)]
     content = kohya.write(tmp_path / "whole.safetensors", weights, base.family, {}).read_bytes()
     torn = tmp_path / "torn.safetensors"

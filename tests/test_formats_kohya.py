@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from aprendiz import registry
 from aprendiz.errors import ModelError, RunError, TrainingError
 from aprendiz.families import Base
 from aprendiz.formats import container, kohya, names, peft_layout
 from aprendiz.formats.kohya import LoraWeight
 from aprendiz.nets.lora import delta
-from safetensors.torch import load_file, save_file
 
 FAMILIES = ("sd1", "sd2", "sdxl")
 Note = Callable[[str, object], None]
@@ -48,7 +49,8 @@ def deltas(weights: list[LoraWeight]) -> dict[tuple[str, str], torch.Tensor]:
 def pipeline_of(base: Base) -> object:
     """diffusers' own pipeline around a tiny base."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
-    parts = {"vae": base.vae, "unet": base.network, "scheduler": DDIMScheduler(steps_offset=1, clip_sample=False), "text_encoder": base.text_encoders[0],
+    parts = {"vae": base.vae, "unet": base.network, "scheduler": DDIMScheduler(steps_offset=1, clip_sample=False),
+             "text_encoder": base.text_encoders[0],
              "tokenizer": base.tokenizers[0]}
     if len(base.text_encoders) > 1:
         return StableDiffusionXLPipeline(**parts, text_encoder_2=base.text_encoders[1], tokenizer_2=base.tokenizers[1])
@@ -121,7 +123,8 @@ def spelt(weights: list[LoraWeight], layout: str) -> dict[str, torch.Tensor]:
         flat = {"kohya": f"lora_unet_{module}", "original": f"lora_unet_{original}"}.get(layout, "").replace(".", "_")
         if layout in ("kohya", "original"):
             name = f"{te}_{module}".replace(".", "_") if number else flat
-            tensors |= {f"{name}.lora_down.weight": one.down, f"{name}.lora_up.weight": one.up, f"{name}.alpha": torch.tensor(one.alpha)}
+            tensors |= {f"{name}.lora_down.weight": one.down, f"{name}.lora_up.weight": one.up,
+                        f"{name}.alpha": torch.tensor(one.alpha)}
             continue
         text = "text_encoder" + ("_2" if number == "2" else "")
         name = f"{text}.{module}" if number else {"peft": f"unet.{module}", "base_model": f"base_model.model.{module}"}[layout]
@@ -155,7 +158,8 @@ def test_a_missing_or_zero_alpha_means_the_rank(base: Base, tmp_path: Path) -> N
         assert {one.alpha for one in kohya.read(tmp_path / f"{name}.safetensors")[0]} == {3.0}
 
 
-def test_tensors_of_no_module_are_named_and_not_dropped_silently(base: Base, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_tensors_of_no_module_are_named_and_not_dropped_silently(base: Base, tmp_path: Path,
+                                                                 caplog: pytest.LogCaptureFixture) -> None:
     tensors = load_file(kohya.write(tmp_path / "ours.safetensors", random_lora(base), base.family, {}))
     tensors |= {"lora_unet_nowhere_to_q.lora_down.weight": torch.ones(1, 4), "bundle_emb.x.string_to_param.*": torch.ones(1)}
     save_file(tensors, tmp_path / "odd.safetensors")

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+
 from aprendiz import registry
 from aprendiz.data import folder
 from aprendiz.families import Base
 from aprendiz.formats import container, inspect, kohya, metadata, peft_layout
 from aprendiz.formats.metadata import TrainingFacts
 from aprendiz.settings import Job
-from PIL import Image
 
 USER, MACHINE, PRIVATE = "mariposa_garcia", "maquina-de-mariposa", "carpeta_secreta"
 CAPTION_WORD = "xylophonic"
@@ -31,7 +32,8 @@ def private_person(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     pictures.mkdir(parents=True)
     for n in range(4):
         Image.new("RGB", (96, 80), (40 * n, 90, 10)).save(pictures / f"{n}.png")
-        (pictures / f"{n}.txt").write_text(f"a zwx vase, {CAPTION_WORD} glaze, on a table" if n else "zwx, blue", encoding="utf-8")
+        (pictures / f"{n}.txt").write_text(f"a zwx vase, {CAPTION_WORD} glaze, on a table" if n else "zwx, blue",
+                                           encoding="utf-8")
     monkeypatch.setattr(getpass, "getuser", lambda: USER)
     monkeypatch.setattr(socket, "gethostname", lambda: MACHINE)
     monkeypatch.setattr(Path, "home", lambda: home)
@@ -43,13 +45,15 @@ def private_person(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 def job_of(home: Path, **output: Any) -> Job:
     return Job.read({
         "base": {"path": str(home / "models" / "my base.safetensors"), "vae": str(home / "vae.safetensors")},
-        "data": {"path": str(home / PRIVATE), "trigger": "zwx", "class_word": "vase"}, "method": {"name": "lora", "rank": 2, "alpha": 1.0},
+        "data": {"path": str(home / PRIVATE), "trigger": "zwx", "class_word": "vase"},
+        "method": {"name": "lora", "rank": 2, "alpha": 1.0},
         "prior": {"prior_data": str(home)}, "samples": {"sample_prompts": [f"zwx, {CAPTION_WORD}"]},
         "training": {"steps": 20}, "output": {"name": "vases", **output}})
 
 
 def facts_of(job: Job, base: Base) -> TrainingFacts:
-    return TrainingFacts(dataset=folder.scan(job.data), base=base, base_sha256="ab" * 32, resolution=64, steps=20, batches_per_epoch=4,
+    return TrainingFacts(dataset=folder.scan(job.data), base=base, base_sha256="ab" * 32, resolution=64, steps=20,
+                         batches_per_epoch=4,
                          started=1.7e9, finished=1.7e9 + 60)
 
 
@@ -146,7 +150,8 @@ def test_the_file_can_train_itself_again(private_person: Path, tmp_path: Path) -
     assert values is not None
     assert values["base"]["path"] == "my base.safetensors" and values["data"]["path"] == PRIVATE
     assert values["prior"]["prior_data"] == "private"  # the home folder itself, whose name is the user's
-    again = Job.read({**values, "data": {**values["data"], "path": job.data.path}, "base": {**values["base"], "path": job.base.path,
+    again = Job.read({**values, "data": {**values["data"], "path": job.data.path},
+                      "base": {**values["base"], "path": job.base.path,
                                                                                             "vae": job.base.vae},
                       "prior": {**values["prior"], "prior_data": job.prior.prior_data}})
     assert again == job
@@ -158,13 +163,15 @@ def test_public_tells_what_it_is_and_none_only_for_what_it_is(private_person: Pa
     bare = container.read_header(write(tmp_path / "b.safetensors", job_of(private_person, metadata="none"), base)).metadata
     assert json.loads(public["ss_tag_frequency"]) == {"training": {"zwx": 40}}
     assert public["ss_output_name"] == "a" and metadata.JOB not in public and "ss_sd_model_name" not in public
-    assert set(bare) == {"ss_base_model_version", "modelspec.sai_model_spec", "modelspec.architecture", "modelspec.implementation",
+    assert set(bare) == {"ss_base_model_version", "modelspec.sai_model_spec", "modelspec.architecture",
+                         "modelspec.implementation",
                          *metadata.HASHES}
 
 
 def test_rank_stabilised_scale_is_told_as_the_alpha_that_hosts_divide_by_rank(private_person: Path) -> None:
     base = registry.families()["sd1"].tiny(0)
-    job = Job.read({**job_of(private_person).values(), "method": {"name": "lora", "rank": 16, "alpha": 8.0, "rank_stabilised": True}})
+    job = Job.read({**job_of(private_person).values(), "method": {"name": "lora", "rank": 16, "alpha": 8.0,
+                                                                  "rank_stabilised": True}})
     assert metadata.lora_metadata(job, facts_of(job, base))["ss_network_alpha"] == "32.0"
 
 
@@ -193,7 +200,8 @@ def test_the_header_stays_below_what_comfyui_shows(tmp_path: Path, private_perso
     assert container.read_header(file).data < 1 << 20
 
 
-@pytest.mark.parametrize(("path", "last"), [("/home/ana/pics/", "pics"), ("C:\\Users\\ana\\pics", "pics"), ("C:/Users/ana/pics", "pics"),
+@pytest.mark.parametrize(("path", "last"), [("/home/ana/pics/", "pics"), ("C:\\Users\\ana\\pics", "pics"),
+                                            ("C:/Users/ana/pics", "pics"),
                                             ("micro", "micro"), ("\\\\server\\share\\set 1", "set 1")])
 def test_only_the_last_part_of_a_path_travels(path: str, last: str) -> None:
     assert metadata.bare(path) == last

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image, PngImagePlugin
+
 from aprendiz import registry
 from aprendiz.errors import RunError, SettingsError
 from aprendiz.formats import container, inspect, kohya, metadata
 from aprendiz.formats.share import plan, share
 from aprendiz.settings import Job
-from PIL import Image, PngImagePlugin
 
 PLANTED = "xylophonic"
 Note = Callable[[str, object], None]
@@ -30,13 +31,18 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                     "samples": {"sample_prompts": [f"zwx {PLANTED}"]}, "training": {"steps": 3}, "output": {"name": "vases"}})
     (folder / "job.json").write_text(json.dumps(job.values()), encoding="utf-8")
     told: dict[str, Any] = {
-        "ss_base_model_version": "sd_v1", "ss_v2": False, "ss_network_module": "networks.lora", "ss_network_dim": 2, "ss_network_alpha": 2.0,
+        "ss_base_model_version": "sd_v1", "ss_v2": False, "ss_network_module": "networks.lora", "ss_network_dim": 2,
+        "ss_network_alpha": 2.0,
         "ss_network_args": {}, "ss_output_name": "vases", "ss_num_train_images": 12, "ss_sd_model_name": "base.safetensors",
-        "ss_dataset_dirs": {f"10_{PLANTED}": {"n_repeats": 10, "img_count": 1}}, "ss_datasets": [{"subsets": [{"image_dir": PLANTED}]}],
-        "ss_tag_frequency": {f"10_{PLANTED}": {"zwx": 3, PLANTED: 2}}, "modelspec.trigger_phrase": "zwx", "modelspec.title": "vases",
-        "modelspec.architecture": "stable-diffusion-v1/lora", "modelspec.license": "cc0-1.0", metadata.JOB: metadata.job_values(job)}
+        "ss_dataset_dirs": {f"10_{PLANTED}": {"n_repeats": 10, "img_count": 1}},
+        "ss_datasets": [{"subsets": [{"image_dir": PLANTED}]}],
+        "ss_tag_frequency": {f"10_{PLANTED}": {"zwx": 3, PLANTED: 2}}, "modelspec.trigger_phrase": "zwx",
+        "modelspec.title": "vases",
+        "modelspec.architecture": "stable-diffusion-v1/lora", "modelspec.license": "cc0-1.0",
+        metadata.JOB: metadata.job_values(job)}
     family = registry.families()["sd1"]
-    weights = [kohya.LoraWeight("network", "mid_block.attentions.0.transformer_blocks.0.attn1.to_q", torch.ones(2, 1280), torch.ones(1280, 2), 2.0)]
+    weights = [kohya.LoraWeight("network", "mid_block.attentions.0.transformer_blocks.0.attn1.to_q", torch.ones(2, 1280),
+                                torch.ones(1280, 2), 2.0)]
     kohya.write(folder / "vases.safetensors", weights, family, metadata.texts(told))
     info = PngImagePlugin.PngInfo()
     info.add_text("parameters", f"zwx {PLANTED}")
@@ -50,7 +56,8 @@ def no_socket(*_: Any) -> None:
 
 
 @pytest.mark.parametrize("level", ["public", "full", "none"])
-def test_nothing_private_is_in_any_byte_of_the_folder_and_no_socket_is_opened(level: str, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_private_is_in_any_byte_of_the_folder_and_no_socket_is_opened(level: str, run: Path,
+                                                                              monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "socket", no_socket)
     folder = share(run, level=level)
     files = [file for file in folder.rglob("*") if file.is_file()]
@@ -90,14 +97,16 @@ def test_pictures_keep_every_pixel_and_lose_every_word(run: Path) -> None:
 def test_the_card_says_how_to_use_it_and_nothing_of_the_bases_place(run: Path) -> None:
     card = (share(run) / "README.md").read_text(encoding="utf-8")
     front, body = card.split("---\n")[1], card.split("---\n")[2]
-    assert 'license: "cc0-1.0"' in front and 'instance_prompt: "zwx"' in front and "- template:sd-lora" in front and "url: vases.png" in front
+    for line in ('license: "cc0-1.0"', 'instance_prompt: "zwx"', "- template:sd-lora", "    url: vases.png"):
+        assert line in front.splitlines()
     assert "base_model:" not in front
     assert "`zwx`" in body and 'weight_name="vases.safetensors"' in body and "<lora:vases:1>" in body
 
 
 def test_one_file_of_weights_and_its_side_car_are_there(run: Path) -> None:
     folder = share(run)
-    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "grid.png", "vases.json", "vases.png", "vases.safetensors"]
+    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "grid.png", "vases.json", "vases.png",
+                                                              "vases.safetensors"]
     assert json.loads((folder / "vases.json").read_text(encoding="utf-8"))["activation text"] == "zwx"
 
 

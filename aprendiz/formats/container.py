@@ -1,7 +1,8 @@
 """A `.safetensors` file as bytes: its header checked and read, its tensors hashed, its metadata exchanged.
 
-Layout: 8 bytes, the header's length n, little-endian; n bytes of JSON, `{"name": {"dtype", "shape", "data_offsets"}, "__metadata__":
-{text: text}}`; then the data section. Nothing here is mapped into memory, so that Windows lets the file be replaced. Standard library only.
+Layout: 8 bytes, the header's length n, little-endian; n bytes of JSON, `{"name": {"dtype", "shape", "data_offsets"},
+"__metadata__": {text: text}}`; then the data section. Nothing here is mapped into memory, so that Windows lets the file be
+replaced. Standard library only.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def read_header(file: Path) -> Header:
     except FileNotFoundError:
         raise ModelError("There is no file {file}. Check the path.", file=str(file), where=str(file)) from None
     except OSError as error:
-        raise ModelError("{file} cannot be read: {reason}.", file=str(file), reason=error.strerror or str(error), where=str(file)) from error
+        raise ModelError("{file} cannot be read: {reason}.", file=str(file), reason=error.strerror or str(error),
+                         where=str(file)) from error
 
 
 def _read(opened: BinaryIO, size: int, file: Path) -> Header:
@@ -73,7 +75,8 @@ def _read(opened: BinaryIO, size: int, file: Path) -> Header:
     if len(begin) < 8 or length < 2 or length > LARGEST_HEADER:
         raise ModelError("{file} is no .safetensors file: it does not begin like one.", file=str(file), where=str(file))
     if 8 + length > size:
-        raise ModelError("{file} is cut off: it has {size} bytes, and its header alone takes {wanted}. Download or copy it again.",
+        raise ModelError("{file} is cut off: it has {size} bytes, and its header alone takes {wanted}. Download or copy it "
+                         "again.",
                          file=str(file), size=size, wanted=8 + length, where=str(file))
     try:
         content = json.loads(opened.read(length).decode("utf-8"))

@@ -23,15 +23,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FORGE_LIMIT = 12  # Forge leaves out a whole file with more unmatched tensors than this
-KINDS = {"lora": "{algorithm} for {family}", "checkpoint": "checkpoint of {family}", "network": "network of {family}, without text encoder and VAE",
-         "vae": "VAE", "text_encoder": "text encoder", "textual_inversion": "embedding (textual inversion) for {family}",
-         "controlnet": "ControlNet for {family}", "controlnet_lllite": "ControlNet-LLLite for {family}", "unknown": "file of no kind known here"}
 
 
 @dataclass(frozen=True)
 class HostRow:
-    """What one host would do with a LoRA file. loaded, total: modules; ignored: the tensors left out, by name; refused: the whole file is.
+    """What one host would do with a LoRA file.
 
+    loaded, total: modules; ignored: the tensors left out, by name; refused: the whole file is.
     opens: whether the host can open a base of this shape at all (names are compared with its nearest then).
     """
 
@@ -57,9 +55,11 @@ class HostRow:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a file is. shape: which frozen list its network is of, None where it is of none (then hosts are compared by the family's).
+    """What a file is.
 
-    ranks, alphas, dtypes: how often each occurs; modules: by part. sha256: of the file; data_sha256: of its tensors alone (AutoV3).
+    shape: which frozen list its network is of, None where it is of none (then hosts are compared by the family's).
+    ranks, alphas, dtypes: how often each occurs; modules: by part. sha256: of the file; data_sha256: of its tensors alone
+    (AutoV3).
     """
 
     file: Path
@@ -85,7 +85,8 @@ class Inspection:
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
         told: dict[str, Any] = {name: getattr(self, name) for name in (
-            "kind", "family", "size", "tensors", "parameters", "dtypes", "sha256", "data_sha256", "metadata", "shape", "algorithm", "ranks",
+            "kind", "family", "size", "tensors", "parameters", "dtypes", "sha256", "data_sha256", "metadata", "shape",
+            "algorithm", "ranks",
             "alphas", "modules", "unmatched", "triggers", "job")}
         rows = [asdict(row) | {"note": str(row.note) if row.note else None, "whole": row.whole} for row in self.hosts]
         return {"file": str(self.file), **told, "hosts": rows}
@@ -96,26 +97,39 @@ class Inspection:
                     size=f"{self.size / 1e6:.1f}", tensors=self.tensors, dtypes=", ".join(sorted(self.dtypes)))]
         if self.kind == "lora":
             told += self._lora_lines(most)
-        told.append(say("hashes: {short} (whole file, AutoV2), {data} (tensors, AutoV3)", short=self.sha256[:10], data=self.data_sha256[:12]))
+        told.append(say("hashes: {short} (whole file, AutoV2), {data} (tensors, AutoV3)", short=self.sha256[:10],
+                        data=self.data_sha256[:12]))
         return told
 
     @property
     def title(self) -> str:
         """What it is, in words: 'LoRA for Stable Diffusion 1.x'."""
+        family = recognise.title(self.family)
         if self.kind == "lora" and self.family is None:
             return say("{algorithm} for a family that its names do not tell", algorithm=self.algorithm)
-        return say(KINDS[self.kind], algorithm=self.algorithm, family=recognise.title(self.family))
+        if self.kind == "lora":
+            return say("{algorithm} for {family}", algorithm=self.algorithm, family=family)
+        return {
+            "checkpoint": say("checkpoint of {family}", family=family),
+            "network": say("network of {family}, without text encoder and VAE", family=family),
+            "vae": say("VAE"), "text_encoder": say("text encoder"),
+            "textual_inversion": say("embedding (textual inversion) for {family}", family=family),
+            "controlnet": say("ControlNet for {family}", family=family),
+            "controlnet_lllite": say("ControlNet-LLLite for {family}", family=family),
+        }.get(self.kind, say("file of no kind known here"))
 
     def _lora_lines(self, most: int) -> list[str]:
         modules = ", ".join(f"{part} {count}" for part, count in self.modules.items())
-        told = [say("rank {ranks}, alpha {alphas}; modules: {modules}", ranks=_numbers(self.ranks), alphas=_numbers(self.alphas) or "-",
+        told = [say("rank {ranks}, alpha {alphas}; modules: {modules}", ranks=_numbers(self.ranks),
+                    alphas=_numbers(self.alphas) or "-",
                     modules=modules or "-")]
         if self.triggers:
             told.append(say("called by: {triggers}", triggers=", ".join(self.triggers)))
         if self.job is not None:
             told.append(say("made by this program: its job is in the file, and `inspect --json` prints it"))
         if self.unmatched:
-            told.append(say("{count} tensors belong to no module known here: {names}", count=len(self.unmatched), names=_some(self.unmatched, most)))
+            told.append(say("{count} tensors belong to no module known here: {names}", count=len(self.unmatched),
+                            names=_some(self.unmatched, most)))
         width = max((len(f"{row.host} {row.version}") for row in self.hosts), default=0)
         for row in self.hosts:
             told.append(f"  {f'{row.host} {row.version}':<{width}}  {row_words(row)}")
@@ -131,7 +145,8 @@ def row_words(row: HostRow) -> str:
         return say("refuses the whole file")
     if row.whole:
         return say("loads all {total} modules", total=row.total)
-    return say("loads {loaded} of {total} modules, ignores {ignored} tensors", loaded=row.loaded, total=row.total, ignored=len(row.ignored))
+    return say("loads {loaded} of {total} modules, ignores {ignored} tensors", loaded=row.loaded, total=row.total,
+               ignored=len(row.ignored))
 
 
 def _ignored_lines(row: HostRow, most: int) -> list[str]:
@@ -191,13 +206,15 @@ def modules_of(shapes: Iterable[str]) -> dict[str, set[str]]:
 
 def _ranks(shapes: recognise.Shapes) -> dict[str, int]:
     inner = {**dict.fromkeys(names.DOWN, 0), ".hada_w1_b": 0, ".lokr_w2_b": 0}
-    return {parts[0]: shape[inner[parts[1]]] for key, shape in shapes.items() if (parts := names.split(key)) and parts[1] in inner and shape}
+    return {parts[0]: shape[inner[parts[1]]] for key, shape in shapes.items() if (parts := names.split(key)) and parts[1] in inner
+            and shape}
 
 
 def _alphas(file: Path, header: container.Header) -> dict[str, float]:
     """Each module's alpha, read from the few bytes that it takes."""
     import torch
-    dtypes = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64, "I64": torch.int64, "I32": torch.int32}
+    dtypes = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64, "I64": torch.int64,
+              "I32": torch.int32}
     found = {}
     with file.open("rb") as opened:
         for key, tensor in header.tensors.items():
@@ -236,9 +253,9 @@ def _json(text: str | None) -> Any:
 # ---- hosts ----
 
 def check_lora_keys(file_or_keys: Path | Iterable[str], family: Family | str | None) -> tuple[HostRow, ...]:
-    """What each host would load of a LoRA: a file, or its tensors' names (with shapes, as a mapping, the base's shape is found too).
+    """What each host would load of a LoRA: a file, or its tensors' names.
 
-    Empty where there is no frozen list for the family.
+    A mapping to their shapes tells which shape of base it is for, too. Empty where there is no frozen list for the family.
     """
     if isinstance(file_or_keys, Path):
         shapes: Mapping[str, tuple[int, ...]] = container.read_header(file_or_keys).shapes
@@ -254,11 +271,16 @@ def check_lora_keys(file_or_keys: Path | Iterable[str], family: Family | str | N
 
 
 def shape_of(shapes: recognise.Shapes, family: str | None) -> str | None:
-    """Which of the frozen shapes a LoRA's network has, by its widths. None: none of them, or a file that has no network to tell by."""
-    widths = {shape[1] for key, shape in shapes.items() if (parts := names.split(key)) and parts[1] in names.DOWN and len(shape) > 1}
+    """Which of the frozen shapes a LoRA's network has, by its widths.
+
+    None: none of them, or a file that has no network to tell by.
+    """
+    widths = {shape[1] for key, shape in shapes.items() if (parts := names.split(key)) and parts[1] in names.DOWN
+              and len(shape) > 1}
     if family is None or not widths:
         return family
-    known = {"sd1": {320, 640, 768, 960, 1280, 1920, 2560, 3072, 5120, 4}, "sd2": {320, 640, 960, 1024, 1280, 1920, 2560, 4096, 5120, 4},
+    known = {"sd1": {320, 640, 768, 960, 1280, 1920, 2560, 3072, 5120, 4},
+             "sd2": {320, 640, 960, 1024, 1280, 1920, 2560, 4096, 5120, 4},
             "sdxl": {320, 640, 768, 960, 1280, 1920, 2048, 2560, 2816, 3072, 5120, 4}}
     if family == "sd1" and widths <= {4, 32, 64, 96, 128, 192, 384}:
         return "micro"
@@ -292,7 +314,8 @@ def _diffusers_refuses(shapes: recognise.Shapes, ignored: Iterable[str]) -> bool
     flat = [key.startswith(("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")) for key in shapes]
     if any(flat) and not all(flat):
         return True
-    return all(flat) and any(not key.endswith((".lora_down.weight", ".lora_up.weight", ".alpha", ".dora_scale")) for key in ignored)
+    return all(flat) and any(not key.endswith((".lora_down.weight", ".lora_up.weight", ".alpha", ".dora_scale"))
+                             for key in ignored)
 
 
 def _note(host: keys.FrozenKeys, shape: str | None, opens: bool) -> Problem | None:
@@ -321,7 +344,8 @@ def verify(file: Path, base: Base) -> Inspection:
                          file=file.name, what=_some([*missing, *read.unmatched], 3) or "hash", where=str(file))
     for row in found.hosts:
         if row.opens and not row.whole:
-            logger.warning("%s %s would load %d of %d modules of %s; ignored: %s", row.host, row.version, row.loaded, row.total, file.name,
+            logger.warning("%s %s would load %d of %d modules of %s; ignored: %s", row.host, row.version, row.loaded, row.total,
+                           file.name,
                            _some(row.ignored_modules, 5))
     return found
 

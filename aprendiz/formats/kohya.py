@@ -1,8 +1,8 @@
 """LoRA files in kohya's layout, which every host loads: written by our own code, read in any layout there is.
 
-For a module P: `P.lora_down.weight`, `P.lora_up.weight`, `P.alpha`; the update is up @ down alpha / r. Shapes: linear down (r, in), up
-(out, r); convolution down (r, in, kh, kw), up (out, r, 1, 1); alpha a float32 scalar whatever the weights' precision, for bfloat16
-would round it.
+For a module P: `P.lora_down.weight`, `P.lora_up.weight`, `P.alpha`; the update is up @ down alpha / r. Shapes: linear down (r,
+in), up (out, r); convolution down (r, in, kh, kw), up (out, r, 1, 1); alpha a float32 scalar whatever the weights' precision,
+for bfloat16 would round it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ class LoraWeight:
 
 @dataclass(frozen=True)
 class LoraFile:
-    """What a file held. family: by name, from keys and shapes, None if they do not tell; unmatched: tensors that belong to no module known."""
+    """What a file held.
+
+    family: by name, from keys and shapes, None if they do not tell; unmatched: tensors that belong to no module known.
+    """
 
     weights: list[LoraWeight]
     metadata: dict[str, str]
@@ -53,8 +56,8 @@ def write(file: Path, weights: Sequence[LoraWeight], family: Family, metadata: M
           dtype: torch.dtype = torch.float16, again: bool = False) -> Path:
     """Write a LoRA in the family's own layout, whole or not at all, with the hashes of its final bytes in its metadata.
 
-    again: a file of this name is this run's own, from before it was resumed, and may go; one with the very same weights may anyway.
-    Raises TrainingError for values that are no numbers or too large for `dtype`, RunError if another file has the name.
+    again: a file of this name is this run's own, from before it was resumed, and may go; one with the very same weights may
+    anyway. Raises TrainingError for values that are no numbers or too large for `dtype`, RunError if another file has the name.
     """
     tensors = {}
     for one in one_alpha(weights):
@@ -70,8 +73,10 @@ def one_alpha(weights: Sequence[LoraWeight]) -> list[LoraWeight]:
 
     diffusers 0.42 with peft 0.21 reads one alpha a part: modules with another came out wrong by up to 6e-2. Ranks may differ.
     """
-    usual = {part: Counter(one.alpha for one in weights if one.part == part).most_common(1)[0][0] for part in {one.part for one in weights}}
-    return [one if one.alpha == usual[one.part] else replace(one, up=one.up.float() * (one.alpha / usual[one.part]), alpha=usual[one.part])
+    usual = {part: Counter(one.alpha for one in weights if one.part == part).most_common(1)[0][0]
+             for part in {one.part for one in weights}}
+    return [one if one.alpha == usual[one.part] else replace(one, up=one.up.float() * (one.alpha / usual[one.part]),
+                                                             alpha=usual[one.part])
             for one in weights]
 
 
@@ -95,8 +100,10 @@ def stored(tensor: Tensor, dtype: torch.dtype, module: str) -> Tensor:
         raise TrainingError("The weights of {module} are no numbers any more, so no file was written. Lower the learning rate, "
                             "and resume from the last good state.", module=module)
     if dtype == torch.float16 and plain.numel() and float(plain.abs().max()) > LARGEST_HALF:
-        raise TrainingError("A weight of {module} is {value}, too large for half precision (65504), so no file was written. Lower the "
-                            "learning rate, and resume from the last good state.", module=module, value=f"{float(plain.abs().max()):.0f}")
+        raise TrainingError("A weight of {module} is {value}, too large for half precision (65504), so no file was written. "
+                            "Lower the "
+                            "learning rate, and resume from the last good state.", module=module,
+                            value=f"{float(plain.abs().max()):.0f}")
     return plain.to(dtype).contiguous().clone()
 
 
@@ -127,10 +134,12 @@ def read(file: Path, family: Family | None = None) -> tuple[list[LoraWeight], di
 
 def read_all(file: Path, family: Family | None = None) -> LoraFile:
     """The same with all that there is to tell: the family that keys and shapes show, and what matched nothing."""
+    from safetensors import SafetensorError
     from safetensors.torch import load
     header = container.read_header(file)
     if not recognise.is_lora(header.tensors):
-        raise ModelError("{file} is no LoRA: none of its {count} tensors is part of one. `python -m aprendiz inspect` tells what it is.",
+        raise ModelError("{file} is no LoRA: none of its {count} tensors is part of one. `python -m aprendiz inspect` tells "
+                         "what it is.",
                          file=file.name, count=len(header.tensors), where=str(file))
     shown = recognise.lora_family(header.shapes, header.metadata)
     if family is not None and shown is not None and shown != family.name:
@@ -138,18 +147,18 @@ def read_all(file: Path, family: Family | None = None) -> LoraFile:
                          file=file.name, found=recognise.title(shown), wanted=family.title, where=str(file))
     try:
         tensors = load(file.read_bytes())
-    except Exception as error:  # the library raises its own SafetensorError and plain ValueErrors
-        if type(error).__name__ not in ("SafetensorError", "ValueError", "KeyError"):
-            raise
-        raise ModelError("{file} is damaged: its tensors cannot be read. Download or copy it again.", file=file.name, where=str(file)) from error
-    weights, unmatched = from_tensors(tensors, family)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise ModelError("{file} is damaged: its tensors cannot be read. Download or copy it again.",
+                         file=file.name, where=str(file)) from error
+    weights, unmatched = from_tensors(tensors)
     if not weights:
-        raise ModelError("{file} is a LoRA of a kind that cannot be read here: {example}. Only plain LoRA (down and up matrices) can.",
+        raise ModelError("{file} is a LoRA of a kind that cannot be read here: {example}. Only plain LoRA (down and up "
+                         "matrices) can.",
                          file=file.name, example=unmatched[0], where=str(file))
     return LoraFile(weights, dict(header.metadata), shown, unmatched)
 
 
-def from_tensors(tensors: Mapping[str, Tensor], family: Family | None = None) -> tuple[list[LoraWeight], list[str]]:
+def from_tensors(tensors: Mapping[str, Tensor]) -> tuple[list[LoraWeight], list[str]]:
     """Named tensors as weights, and the names that belong to no module."""
     modules: dict[str, dict[str, Tensor]] = {}
     unmatched = []

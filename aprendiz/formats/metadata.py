@@ -1,8 +1,8 @@
-"""What a LoRA file tells of its making, in the fields that programs read: kohya's `ss_*`, Stability's `modelspec.*`, our own `aprendiz_job`.
+"""What a LoRA file tells of its making: kohya's fields `ss_*`, Stability's `modelspec.*`, and our own `aprendiz_job`.
 
-Every value is a text, as `.safetensors` wants it. Three levels: `full`, `public` (what it is and what calls it), `none` (the little
-without which a host cannot tell its family). Never told, at any level: a path, the name of the user or of the machine. Hashes are
-added by the writer, from the final bytes. Readers of each field: `docs/formats.md`.
+Every value is a text, as `.safetensors` wants it. Three levels: `full`, `public` (what it is and what calls it), `none` (the
+little without which a host cannot tell its family). Never told, at any level: a path, the name of the user or of the machine.
+Hashes are added by the writer, from the final bytes. Readers of each field: `docs/formats.md`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import socket
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
@@ -35,15 +35,21 @@ MOST_TAGS = 500  # of a folder; ComfyUI shows no metadata where the header is ov
 HASHES = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
 MINIMUM = ("ss_v2", "ss_base_model_version", "ss_network_module", "ss_network_dim", "ss_network_alpha", "ss_network_args")
 # What stays at each level, hashes aside; `full` keeps everything.
-PUBLIC = (*MINIMUM, "ss_output_name", "ss_tag_frequency", "ss_num_train_images", "modelspec.sai_model_spec", "modelspec.architecture",
-          "modelspec.implementation", "modelspec.implementation_version", "modelspec.title", "modelspec.resolution", "modelspec.date",
-          "modelspec.trigger_phrase", "modelspec.usage_hint", "modelspec.author", "modelspec.license", "modelspec.prediction_type")
+PUBLIC = (*MINIMUM, "ss_output_name", "ss_tag_frequency", "ss_num_train_images", "modelspec.sai_model_spec",
+          "modelspec.architecture",
+          "modelspec.implementation", "modelspec.implementation_version", "modelspec.title", "modelspec.resolution",
+          "modelspec.date",
+          "modelspec.trigger_phrase", "modelspec.usage_hint", "modelspec.author", "modelspec.license",
+          "modelspec.prediction_type")
 NONE = ("ss_base_model_version", "ss_v2", "modelspec.sai_model_spec", "modelspec.architecture", "modelspec.implementation")
 
 
 @dataclass(frozen=True)
 class Label:
-    """How hosts know a family. version, architecture: of epsilon, and of v-prediction where that has names of its own; sidecar: A1111's."""
+    """How hosts know a family.
+
+    version, architecture: of epsilon, and of v-prediction where that has names of its own; sidecar: A1111's.
+    """
 
     version: str
     architecture: str
@@ -63,7 +69,10 @@ LABELS = {
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingFacts:
-    """What is known of a run besides its job. base_sha256: of the base's weights, in hex. resolution: pixels. started, finished: Unix time."""
+    """What is known of a run besides its job. base_sha256: of the base's weights, in hex.
+
+    resolution: pixels. started, finished: Unix time.
+    """
 
     dataset: Dataset
     base: Base
@@ -105,7 +114,8 @@ def reduce(metadata: Mapping[str, str], level: str) -> dict[str, str]:
 def _triggers_only(metadata: Mapping[str, str]) -> str:
     trigger, count = metadata.get("modelspec.trigger_phrase", ""), metadata.get("ss_num_train_images", "1")
     words = [word.strip() for word in trigger.split(",") if word.strip()]
-    return json.dumps({"training": {word: int(count) if count.isdigit() else 1 for word in words}} if words else {}, ensure_ascii=False)
+    return json.dumps({"training": {word: int(count) if count.isdigit() else 1 for word in words}} if words else {},
+                      ensure_ascii=False)
 
 
 def label(family: str) -> Label:
@@ -126,7 +136,8 @@ def _network(job: Job, facts: TrainingFacts) -> dict[str, Any]:
     if rank and alpha and method.get("rank_stabilised"):
         alpha = alpha * rank ** 0.5  # hosts know no other scale than alpha / rank
     everything = method.get("targets") == "all"
-    return {"ss_network_module": "networks.lora", "ss_network_dim": rank, "ss_network_alpha": None if alpha is None else float(alpha),
+    return {"ss_network_module": "networks.lora", "ss_network_dim": rank,
+            "ss_network_alpha": None if alpha is None else float(alpha),
             "ss_network_args": {"conv_dim": str(rank), "conv_alpha": str(alpha)} if everything else {},
             "ss_network_dropout": method.get("rank_dropout"),
             "ss_base_model_version": base_version(facts.base), "ss_v2": facts.base.family.name == "sd2"}
@@ -139,13 +150,18 @@ def _run(job: Job, facts: TrainingFacts) -> dict[str, Any]:
     epoch = -(-facts.steps // max(1, facts.batches_per_epoch))
     return {
         "ss_session_id": int.from_bytes(session[:4], "big"), "ss_output_name": job.output.name or job.method_name,
-        "ss_training_started_at": facts.started, "ss_training_finished_at": facts.finished, "ss_steps": facts.steps, "ss_epoch": epoch,
-        "ss_num_epochs": epoch, "ss_max_train_steps": training.steps or facts.steps, "ss_num_batches_per_epoch": facts.batches_per_epoch,
+        "ss_training_started_at": facts.started, "ss_training_finished_at": facts.finished, "ss_steps": facts.steps,
+        "ss_epoch": epoch,
+        "ss_num_epochs": epoch, "ss_max_train_steps": training.steps or facts.steps,
+        "ss_num_batches_per_epoch": facts.batches_per_epoch,
         "ss_seed": training.seed, "ss_learning_rate": optimizer.learning_rate, "ss_unet_lr": optimizer.learning_rate,
         "ss_text_encoder_lr": optimizer.learning_rate if text_rate is None else text_rate, "ss_optimizer": optimizer.optimizer,
-        "ss_lr_scheduler": optimizer.schedule, "ss_lr_warmup_steps": optimizer.warmup_steps, "ss_max_grad_norm": optimizer.max_grad_norm or 0.0,
-        "ss_batch_size_per_device": training.batch_size // training.gradient_accumulation, "ss_total_batch_size": training.batch_size,
-        "ss_gradient_accumulation_steps": training.gradient_accumulation, "ss_gradient_checkpointing": training.gradient_checkpointing,
+        "ss_lr_scheduler": optimizer.schedule, "ss_lr_warmup_steps": optimizer.warmup_steps,
+        "ss_max_grad_norm": optimizer.max_grad_norm or 0.0,
+        "ss_batch_size_per_device": training.batch_size // training.gradient_accumulation,
+        "ss_total_batch_size": training.batch_size,
+        "ss_gradient_accumulation_steps": training.gradient_accumulation,
+        "ss_gradient_checkpointing": training.gradient_checkpointing,
         "ss_mixed_precision": str(base.dtype).removeprefix("torch."), "ss_full_fp16": False, "ss_cache_latents": True,
         "ss_loss_type": {"mse": "l2"}.get(objective.loss, objective.loss), "ss_huber_c": objective.huber_delta,
         "ss_min_snr_gamma": objective.min_snr_gamma, "ss_noise_offset": objective.noise_offset or None,
@@ -166,15 +182,19 @@ def _pictures(job: Job, facts: TrainingFacts) -> dict[str, Any]:
     subsets = []
     for name, pictures in concepts(facts.dataset).items():
         folders[name] = {"n_repeats": pictures[0].repeats, "img_count": len(pictures)}
-        subsets.append({"image_dir": name, "img_count": len(pictures), "num_repeats": pictures[0].repeats, "class_tokens": pictures[0].trigger or "",
-                        "keep_tokens": data.keep_tags, "caption_dropout_rate": data.caption_dropout, "shuffle_caption": data.shuffle_tags,
+        subsets.append({"image_dir": name, "img_count": len(pictures), "num_repeats": pictures[0].repeats,
+                        "class_tokens": pictures[0].trigger or "",
+                        "keep_tokens": data.keep_tags, "caption_dropout_rate": data.caption_dropout,
+                        "shuffle_caption": data.shuffle_tags,
                         "flip_aug": data.flip, "random_crop": data.crop == "random"})
     return {
-        "ss_num_train_images": sum(p.repeats for p in taught), "ss_num_validation_images": len(facts.dataset.pictures) - len(taught),
+        "ss_num_train_images": sum(p.repeats for p in taught),
+        "ss_num_validation_images": len(facts.dataset.pictures) - len(taught),
         "ss_num_reg_images": job.prior.pictures, "ss_resolution": f"({side}, {side})", "ss_enable_bucket": data.buckets,
         "ss_bucket_no_upscale": not data.allow_upscale, "ss_bucket_info": sizes, "ss_dataset_dirs": folders,
         "ss_datasets": [{"is_dreambooth": True, "num_train_images": len(taught), "resolution": [side, side], "subsets": subsets}],
-        "ss_shuffle_caption": data.shuffle_tags, "ss_keep_tokens": data.keep_tags, "ss_caption_dropout_rate": data.caption_dropout,
+        "ss_shuffle_caption": data.shuffle_tags, "ss_keep_tokens": data.keep_tags,
+        "ss_caption_dropout_rate": data.caption_dropout,
         "ss_caption_tag_dropout_rate": data.tag_dropout, "ss_flip_aug": data.flip, "ss_random_crop": data.crop == "random",
         "ss_max_token_length": data.max_tokens}
 
@@ -190,7 +210,8 @@ def _modelspec(job: Job, facts: TrainingFacts) -> dict[str, Any]:
             "trigger_phrase": trigger, "usage_hint": f"Trigger word: {trigger}" if trigger else "",
             "author": job.output.author or "", "license": job.output.license or "",
             "prediction_type": base.prediction if base.prediction in ("epsilon", "v") else "",
-            "encoder_layer": str(base.clip_skip or ""), "timestep_range": f"{job.objective.timestep_min},{job.objective.timestep_max + 1}"}
+            "encoder_layer": str(base.clip_skip or ""),
+            "timestep_range": f"{job.objective.timestep_min},{job.objective.timestep_max + 1}"}
     return {f"modelspec.{name}": value for name, value in told.items() if value}
 
 
@@ -233,7 +254,7 @@ def base_name(job: Job) -> str:
 
 
 def job_values(job: Job, captions: bool = True) -> dict[str, Any]:
-    """The job as plain values without anything private: paths are cut to their last part, and without `captions` prompts are gone too."""
+    """The job as plain values: paths are cut to their last part, and without `captions` prompts are gone too."""
     values = job.values()
     for section in values.keys() - {"schema"}:
         settings = job.method if section == "method" else getattr(job, section)
@@ -251,7 +272,7 @@ def bare(path: str) -> str:
     return "private" if name.lower() in private_words() else name
 
 
-@lru_cache(maxsize=None)
+@cache
 def private_words() -> frozenset[str]:
     """Names that must not travel: the user's, the machine's, in lower case."""
     found = {Path.home().name, socket.gethostname(), socket.gethostname().split(".")[0]}
@@ -274,5 +295,6 @@ def write_sidecar(file: Path, job: Job, family: Family) -> Path | None:
 def sidecar(name: str, trigger: str, family: str, title: str) -> bytes:
     """The side-car's content: what calls the LoRA, and for which bases it is."""
     content = {"description": f"{name}: a LoRA for {title}, made with Aprendiz {__version__}.",
-               "sd version": label(family).sidecar, "activation text": trigger, "preferred weight": 1.0, "negative text": "", "notes": ""}
+               "sd version": label(family).sidecar, "activation text": trigger, "preferred weight": 1.0, "negative text": "",
+               "notes": ""}
     return json.dumps(content, ensure_ascii=False, indent=4).encode("utf-8")

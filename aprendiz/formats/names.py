@@ -6,15 +6,15 @@
     PEFT                     unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q
     old diffusers            unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q
 
-Original names number the blocks of U-Nets with two residual layers a level, as all of SD 1, 2 and XL have: input block
-1 + 3 level + layer, output block 3 level + layer. Text encoders are `lora_te_`, `lora_te1_`, `lora_te2_`, `text_encoder.`, `text_encoder_2.`.
-Standard library only.
+Original names number the blocks of U-Nets with two residual layers a level, as all of SD 1, 2 and XL have: input block 1 + 3
+level + layer, output block 3 level + layer. Text encoders are `lora_te_`, `lora_te1_`, `lora_te2_`, `text_encoder.`,
+`text_encoder_2.`. Standard library only.
 """
 
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
 NETWORK, TEXT_1, TEXT_2 = "network", "text_encoder_1", "text_encoder_2"
@@ -37,10 +37,10 @@ UP = (".lora_up.weight", ".lora_B.weight", ".lora_B.default.weight", ".lora_B", 
 
 # Words of module names that contain an underscore of their own; every other underscore stands for a dot.
 WORDS = frozenset("""
-    down_blocks up_blocks mid_block transformer_blocks to_q to_k to_v to_out to_add_out proj_in proj_out time_emb_proj conv_shortcut
-    conv_in conv_out time_embedding add_embedding class_embedding linear_1 linear_2
-    input_blocks output_blocks middle_block skip_connection in_layers out_layers emb_layers time_embed label_emb
-    text_model self_attn q_proj k_proj v_proj out_proj text_projection
+    down_blocks up_blocks mid_block transformer_blocks to_q to_k to_v to_out to_add_out proj_in proj_out time_emb_proj
+    conv_shortcut conv_in conv_out time_embedding add_embedding class_embedding linear_1 linear_2 input_blocks output_blocks
+    middle_block skip_connection in_layers out_layers emb_layers time_embed label_emb text_model self_attn q_proj k_proj v_proj
+    out_proj text_projection
 """.split())
 
 RESNET = {"in_layers.2": "conv1", "out_layers.3": "conv2", "emb_layers.1": "time_emb_proj", "skip_connection": "conv_shortcut",
@@ -82,8 +82,8 @@ def place(name: str) -> tuple[str, str] | None:
 
 
 NETWORK_MODULE = re.compile(r"""
-    (?: (?:down_blocks|up_blocks)\.\d+\. | mid_block\. ) (?: (?:attentions|resnets)\.\d+\..+ | (?:downsamplers|upsamplers)\.0\.conv )
-    | conv_in | conv_out | conv_norm_out | (?:time|add|class)_embedding\.linear_[12]
+    (?: (?:down_blocks|up_blocks)\.\d+\. | mid_block\. ) (?: (?:attentions|resnets)\.\d+\..+ |
+    (?:downsamplers|upsamplers)\.0\.conv ) | conv_in | conv_out | conv_norm_out | (?:time|add|class)_embedding\.linear_[12]
 """, re.VERBOSE)
 TEXT_MODULE = re.compile(r"text_model\.encoder\.layers\.\d+\..+|text_projection|text_model\.final_layer_norm")
 
@@ -168,7 +168,7 @@ def module_here(part: str, module: str) -> str:
     return module.removeprefix("text_model.") if part == TEXT_1 and flat_text_model() else module
 
 
-@lru_cache(maxsize=None)
+@cache
 def flat_text_model() -> bool:
     """Whether the installed transformers' CLIPTextModel has no inner `text_model`."""
     try:

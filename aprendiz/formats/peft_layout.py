@@ -1,7 +1,7 @@
 """LoRA files in PEFT's layout (`unet.<module>.lora_A.weight`), an export for diffusers alone.
 
-The scale is folded into lora_B, because hosts that take this layout drop its alpha. ComfyUI leaves the attention modules of SD 1, 2
-and XL unloaded in this layout (128 and 560 of them), and the WebUIs load none: kohya's is the default.
+The scale is folded into lora_B, because hosts that take this layout drop its alpha. ComfyUI leaves the attention modules of SD
+1, 2 and XL unloaded in this layout (128 and 560 of them), and the WebUIs load none: kohya's is the default.
 """
 
 from __future__ import annotations

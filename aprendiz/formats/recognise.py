@@ -71,7 +71,8 @@ def family_by_metadata(metadata: Mapping[str, str]) -> str | None:
     """From what the file says of itself."""
     if metadata.get("ss_v2") == "True":
         return "sd2"
-    for said, table in ((metadata.get("ss_base_model_version", ""), VERSIONS), (metadata.get("modelspec.architecture", ""), ARCHITECTURES)):
+    for said, table in ((metadata.get("ss_base_model_version", ""), VERSIONS),
+                        (metadata.get("modelspec.architecture", ""), ARCHITECTURES)):
         for begin, family in table:
             if said.startswith(begin):
                 return family
@@ -105,7 +106,8 @@ def kind(shapes: Shapes) -> str:
         return "controlnet"
     if any_of("model.diffusion_model."):
         return "checkpoint" if any_of("first_stage_model.", "cond_stage_model.", "conditioner.", "text_encoders.") else "network"
-    if any_of("double_blocks.", "joint_blocks.", "transformer_blocks.", "single_transformer_blocks.", "input_blocks.", "down_blocks.",
+    if any_of("double_blocks.", "joint_blocks.", "transformer_blocks.", "single_transformer_blocks.", "input_blocks.",
+              "down_blocks.",
               "diffusion_model."):
         return "network"
     if any_of("first_stage_model.", "encoder.down", "decoder.up", "encoder.conv_in", "decoder.conv_in"):
@@ -113,7 +115,8 @@ def kind(shapes: Shapes) -> str:
     if any_of("text_model.", "encoder.layers.", "transformer.resblocks.", "encoder.block.", "embeddings.token_embedding"):
         return "text_encoder"
     if shapes.keys() and (shapes.keys() <= {"emb_params", "clip_l", "clip_g", "t5xxl"} or (
-            len(shapes) == 1 and len(shape := next(iter(shapes.values()))) in (1, 2) and shape[-1] in (768, 1024, 1280, 2048, 4096))):
+            len(shapes) == 1 and len(shape := next(iter(shapes.values()))) in (1, 2)
+            and shape[-1] in (768, 1024, 1280, 2048, 4096))):
         return "textual_inversion"
     return "unknown"
 
@@ -122,7 +125,8 @@ def base_family(shapes: Shapes) -> str | None:
     """The family of a checkpoint, network, ControlNet or embedding."""
     if any(mark in key for key in shapes for mark in ("double_blocks.", "single_transformer_blocks.")):
         return "flux"
-    if any("joint_blocks." in key for key in shapes) or any(key.startswith("transformer_blocks.") and "add_q_proj" in key for key in shapes):
+    if any("joint_blocks." in key for key in shapes) or any(key.startswith("transformer_blocks.") and "add_q_proj" in key
+                                                            for key in shapes):
         return "sd3"
     if "clip_g" in shapes:
         return "sdxl"

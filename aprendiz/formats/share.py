@@ -1,11 +1,13 @@
-"""The folder to publish: the weights with the metadata that is to be told, a model card, the preview, the grid. Nothing is sent anywhere.
+"""The folder to publish: the weights with the metadata that is to be told, a model card, the preview, the grid.
+
+Nothing is sent anywhere.
 
     public   (default) what it is, what calls it, hashes; nothing of the pictures, the captions or the settings
     full     the settings too, as a job that trains it again; captions, prompts and the names of folders are left out
     none     the little without which hosts cannot tell which family it is for, and hashes
 
-Metadata is cut first and hashed then, and the file is not touched again: a hash once published must stay. Pictures are encoded anew
-from their pixels, so that no prompt travels in them. `plan` tells all that will be seen, and writes nothing.
+Metadata is cut first and hashed then, and the file is not touched again: a hash once published must stay. Pictures are encoded
+anew from their pixels, so that no prompt travels in them. `plan` tells all that will be seen, and writes nothing.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ class SharePlan:
         """All that will be seen, for the person to look at before it is written."""
         told = [say("{folder} will hold:", folder=str(self.folder)),
                 say("{file}: {what}", file=self.weights.name, what=self.found.title)]
-        told += [f"    {name} = {value if len(value) <= 100 else value[:100] + '...'}" for name, value in sorted(self.metadata.items())]
+        told += [f"    {name} = {value if len(value) <= 100 else value[:100] + '...'}" for name,
+                 value in sorted(self.metadata.items())]
         told.append(say("README.md: a model card, and beside it {pictures}", pictures=", ".join(self.pictures) or "-"))
         if "grid.png" in self.pictures:
             told.append(say("Look at grid.png before you publish it: the prompts are written on it."))
@@ -62,15 +65,20 @@ class SharePlan:
 
 
 def plan(run: Path, out: Path | None = None, level: str = "public") -> SharePlan:
-    """What would be published of a run (its folder, or a file of weights). Raises RunError, ModelError, SettingsError; writes nothing."""
+    """What would be published of a run (its folder, or a file of weights).
+
+    Raises RunError, ModelError, SettingsError; writes nothing.
+    """
     if level not in LEVELS:
-        raise SettingsError("The level is '{level}'. It can be: {choices}.", level=level, choices=", ".join(LEVELS), where="level")
+        raise SettingsError("The level is '{level}'. It can be: {choices}.", level=level, choices=", ".join(LEVELS),
+                            where="level")
     weights = result(Path(run))
     found = inspect(weights)
     told = public_metadata(found.metadata, level)
     pictures = {} if level == "none" else pictures_of(weights)
     triggers = () if level == "none" else found.triggers
-    return SharePlan(weights, free_folder(out or weights.parent / "share"), level, told, pictures, card(found, triggers, told, pictures),
+    return SharePlan(weights, free_folder(out or weights.parent / "share"), level, told, pictures,
+                     card(found, triggers, told, pictures),
                      sidecar_of(found, triggers) if level != "none" and found.kind == "lora" else None, found)
 
 
@@ -101,7 +109,8 @@ def result(run: Path) -> Path:
         return run
     file = run / f"{run.resolve().name}.safetensors"
     if not file.is_file():
-        raise RunError("{folder} holds no result yet ({file} is missing). Finish the run with `python -m aprendiz resume {folder}`, "
+        raise RunError("{folder} holds no result yet ({file} is missing). Finish the run with `python -m aprendiz resume "
+                       "{folder}`, "
                        "or name a file of weights.", folder=str(run), file=file.name, where=str(run))
     return file
 
@@ -131,7 +140,8 @@ def public_metadata(told: Mapping[str, str], level: str) -> dict[str, str]:
 
 def _public_job(job: dict[str, Any]) -> dict[str, Any]:
     """A job without captions, prompts and the names of the person's folders."""
-    for section, name, nothing in (("samples", "sample_prompts", []), ("samples", "negative_prompt", ""), ("prior", "prompts", []),
+    for section, name, nothing in (("samples", "sample_prompts", []), ("samples", "negative_prompt", ""),
+                                   ("prior", "prompts", []),
                                    ("prior", "prior_data", None), ("data", "caption", None), ("data", "path", None)):
         if name in job.get(section, {}):
             job[section][name] = nothing
@@ -171,19 +181,24 @@ def card(found: Inspection, triggers: tuple[str, ...], told: Mapping[str, str], 
     front += [f"instance_prompt: {_quoted(trigger)}"] if trigger else []
     front += ["widget:", f"- text: {_quoted(trigger or ' ')}", "  output:", f"    url: {picture}"] if picture else []
     kind = {"lora": ["lora", "template:sd-lora"], "textual_inversion": ["textual_inversion"], "controlnet": ["controlnet"]}
-    tags = ["text-to-image", "diffusers", "diffusers-training", *kind.get(found.kind, []), *filter(None, [TAGS.get(found.family or "")])]
+    tags = ["text-to-image", "diffusers", "diffusers-training", *kind.get(found.kind, []),
+            *filter(None, [TAGS.get(found.family or "")])]
     front += ["tags:", *(f"- {tag}" for tag in tags)]
-    body = [f"# {name}", f"{found.title}, made with Aprendiz {__version__}."]
+    what = f"{found.algorithm or found.kind} for {recognise.title(found.family)}"
+    body = [f"# {name}", f"{what}, made with Aprendiz {__version__}."]
     body += ["<Gallery />"] if picture and found.kind == "lora" else []
     body += ["## Trigger word", f"Write `{trigger}` in the prompt."] if trigger else []
     if found.kind == "lora":
-        body += ["## Use", "ComfyUI: put the file into `models/loras` and load it with *Load LoRA*. AUTOMATIC1111 and Forge: put it into "
+        body += ["## Use", "ComfyUI: put the file into `models/loras` and load it with *Load LoRA*. AUTOMATIC1111 and Forge: "
+                           "put it into "
                  f"`models/Lora` and write `<lora:{name}:1>` in the prompt.",
                  f'```python\npipeline.load_lora_weights("FOLDER_OR_REPOSITORY", weight_name="{name}.safetensors")\n```']
     body += ["![before and after](grid.png)"] if "grid.png" in pictures else []
     body.append("## Base and licence")
-    body.append("The base was a file on the maker's machine; which one it was is not recorded here."
-                + ("" if license else " No licence is stated: ask the maker before you use it."))
+    micro = found.metadata.get("ss_sd_model_name") == "micro"
+    body.append("The base is `micro`, which comes with Aprendiz." if micro else
+                "The base was a file on the maker's machine; which one it was is not recorded here.")
+    body += [] if license else ["No licence is stated: ask the maker before you use it."]
     return "---\n" + "\n".join(front) + "\n---\n\n" + "\n\n".join(body) + "\n"
 
 

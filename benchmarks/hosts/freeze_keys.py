@@ -41,7 +41,8 @@ from aprendiz.formats import names  # noqa: E402
 KEYS = ROOT / "aprendiz" / "formats" / "keys"
 SHAPES = ("sd1", "sd2", "sdxl", "micro")
 
-SD1: dict[str, Any] = {"sample_size": 64, "layers_per_block": 2, "block_out_channels": (320, 640, 1280, 1280), "attention_head_dim": 8,
+SD1: dict[str, Any] = {"sample_size": 64, "layers_per_block": 2, "block_out_channels": (320, 640, 1280, 1280),
+                       "attention_head_dim": 8,
                        "cross_attention_dim": 768, "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
                        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3}
 SD2 = SD1 | {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True}
@@ -52,7 +53,8 @@ SDXL: dict[str, Any] = {
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")}
 MICRO: dict[str, Any] = {
-    "sample_size": 16, "layers_per_block": 2, "block_out_channels": (32, 96, 96), "attention_head_dim": (2, 6, 6), "norm_num_groups": 16,
+    "sample_size": 16, "layers_per_block": 2, "block_out_channels": (32, 96, 96), "attention_head_dim": (2, 6, 6),
+    "norm_num_groups": 16,
     "cross_attention_dim": 96, "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D")}
 NETWORKS = {"sd1": SD1, "sd2": SD2, "sdxl": SDXL, "micro": MICRO}
@@ -103,7 +105,7 @@ def encoder_modules(shape: str, part: int) -> list[str]:
 
 
 def candidates(shape: str) -> dict[str, dict[str, str]]:
-    """Names that files give to modules, by layout: {layout: {name: what we mean by it}}. Whether they are taken, the host says."""
+    """Names that files give to modules: {layout: {name: what we mean by it}}. Whether they are taken, the host says."""
     found: dict[str, dict[str, str]] = {layout: {} for layout in (
         "kohya", "kohya original", "te", "te1", "te2", "peft", "bare peft", "original", "lycoris", "old diffusers")}
     modules = network_modules(shape)
@@ -147,7 +149,7 @@ def checkout(variable: str) -> Path:
     return folder
 
 
-# --- ComfyUI -----------------------------------------------------------------------------------------------------------------------
+# --- ComfyUI --------------------------------------------------------------------------------------------------------------------
 
 def blank(*modules: str) -> None:
     """Stand-ins for modules that a host imports and this work never calls, where they are not installed."""
@@ -171,7 +173,8 @@ def blank(*modules: str) -> None:
 def import_comfy() -> None:
     """Put ComfyUI first on the path, on the CPU."""
     sys.path.insert(0, str(checkout("COMFYUI_DIR")))
-    blank("torchvision", "torchvision.transforms", "torchaudio", "comfy_aimdo", "comfy_kitchen", "av", "torchsde", "einops", "scipy", "scipy.stats")
+    blank("torchvision", "torchvision.transforms", "torchaudio", "comfy_aimdo", "comfy_kitchen", "av", "torchsde", "einops",
+          "scipy", "scipy.stats")
     import comfy.options  # type: ignore[import-not-found]
     comfy.options.enable_args_parsing(False)
     from comfy.cli_args import args  # type: ignore[import-not-found]
@@ -186,7 +189,8 @@ def comfy_network(shape: str) -> Any:
     from diffusers import UNet2DConditionModel
     if shape == "micro":
         unet = {"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [2, 2, 2],
-                "channel_mult": [1, 3, 3], "num_head_channels": 16, "num_heads": -1, "use_spatial_transformer": True, "context_dim": 96,
+                "channel_mult": [1, 3, 3], "num_head_channels": 16, "num_heads": -1, "use_spatial_transformer": True,
+                "context_dim": 96,
                 "transformer_depth": [1, 1, 1, 1, 0, 0], "transformer_depth_output": [1, 1, 1, 1, 1, 1, 0, 0, 0],
                 "transformer_depth_middle": 1, "legacy": False, "adm_in_channels": None, "use_linear_in_transformer": False,
                 "dtype": torch.float32, "use_temporal_attention": False}
@@ -213,10 +217,12 @@ def comfy_encoders(shape: str) -> Names:
     """Weight names of ComfyUI's text encoders for this shape, from its own model where there is one of the shape."""
     from comfy import sd1_clip, sdxl_clip  # type: ignore[import-not-found]
     from comfy.text_encoders import sd2_clip  # type: ignore[import-not-found]
-    build = {"sd1": sd1_clip.SD1ClipModel, "micro": sd1_clip.SD1ClipModel, "sd2": sd2_clip.SD2ClipModel, "sdxl": sdxl_clip.SDXLClipModel}
+    build = {"sd1": sd1_clip.SD1ClipModel, "micro": sd1_clip.SD1ClipModel, "sd2": sd2_clip.SD2ClipModel,
+             "sdxl": sdxl_clip.SDXLClipModel}
     found = list(build[shape](device="meta", dtype=torch.float32).state_dict())
     if shape == "micro":
-        found = [name for name in found if ".layers." not in name or int(name.split(".layers.")[1].split(".")[0]) < ENCODERS["micro"][0][0]]
+        found = [name for name in found if ".layers." not in name
+                 or int(name.split(".layers.")[1].split(".")[0]) < ENCODERS["micro"][0][0]]
     return Names(found)
 
 
@@ -240,10 +246,12 @@ def freeze_comfyui() -> dict[str, Any]:
             comfy.lora.logging = logged
         return taken
     return {"shapes": shapes, "suffixes": suffixes(left),
-            "how": "comfy.lora.model_lora_keys_unet and model_lora_keys_clip on meta models; comfy.lora.load_lora on one module a kind"}
+            "how": "comfy.lora.model_lora_keys_unet and model_lora_keys_clip on meta models; comfy.lora.load_lora on one module "
+                   "a kind"}
 
 
-def suffixes(left: Callable[[dict[str, torch.Tensor], str], set[str]], name: str = "lora_unet_mid_block_attentions_0_proj_in") -> list[str]:
+def suffixes(left: Callable[[dict[str, torch.Tensor], str], set[str]],
+             name: str = "lora_unet_mid_block_attentions_0_proj_in") -> list[str]:
     """Which endings the host's loader takes, tried on one module. `left` gives the tensors that it left out."""
     taken: set[str] = set()
     for tensors in KINDS.values():
@@ -253,7 +261,7 @@ def suffixes(left: Callable[[dict[str, torch.Tensor], str], set[str]], name: str
     return sorted(taken)
 
 
-# --- AUTOMATIC1111 -----------------------------------------------------------------------------------------------------------------
+# --- AUTOMATIC1111 --------------------------------------------------------------------------------------------------------------
 
 def tree(modules: Mapping[str, nn.Module]) -> nn.Module:
     """A module whose sub-modules have these names."""
@@ -330,8 +338,10 @@ def freeze_automatic1111() -> dict[str, Any]:
     sys.path.insert(0, str(checkout("A1111_DIR") / "extensions-builtin" / "Lora"))
     host = MagicMock(name="modules")
     host.__path__ = []
-    for name in ("gradio", "modules", "modules.shared", "modules.devices", "modules.sd_models", "modules.errors", "modules.scripts", "modules.sd_hijack",
-                 "modules.textual_inversion", "modules.textual_inversion.textual_inversion", "modules.models", "modules.models.sd3",
+    for name in ("gradio", "modules", "modules.shared", "modules.devices", "modules.sd_models", "modules.errors",
+                 "modules.scripts", "modules.sd_hijack",
+                 "modules.textual_inversion", "modules.textual_inversion.textual_inversion", "modules.models",
+                 "modules.models.sd3",
                  "modules.models.sd3.mmdit", "modules.cache", "modules.hashes", "lora_patches", "lora_logger"):
         sys.modules[name] = host
     host.models.sd3.mmdit.QkvLinear = type("QkvLinear", (nn.Linear,), {})
@@ -353,17 +363,20 @@ def freeze_automatic1111() -> dict[str, Any]:
                 refused |= {key.partition(".")[0] + "." for key in given}
         shapes[shape] = grouped(accepted)
 
-    networks.shared.sd_model = types.SimpleNamespace(is_sdxl=False, model=tree({"diffusion_model.middle_block.1.proj_in": nn.Linear(N, N)}),
+    networks.shared.sd_model = types.SimpleNamespace(is_sdxl=False,
+                                                     model=tree({"diffusion_model.middle_block.1.proj_in": nn.Linear(N, N)}),
                                                      cond_stage_model=nn.Module())
     networks.assign_network_names_to_compvis_modules(networks.shared.sd_model)
 
     def left(tensors: dict[str, torch.Tensor], name: str) -> set[str]:
         try:
             return set() if name in a1111_load(networks, tensors) else set(tensors)
-        except (AssertionError, AttributeError, KeyError, RuntimeError):  # an adapter that it does not know, or not for this layer
+        except (AssertionError, AttributeError, KeyError,
+                RuntimeError):  # an adapter that it does not know, or not for this layer
             return set(tensors)
     return {"shapes": shapes, "suffixes": suffixes(left), "refuses": sorted(refused),
-            "how": "networks.load_network of extensions-builtin/Lora on every candidate name, with the original layout's module names"}
+            "how": "networks.load_network of extensions-builtin/Lora on every candidate name, with the original layout's module "
+                   "names"}
 
 
 def fitting(given: dict[str, torch.Tensor], model: Any, networks: Any) -> dict[str, torch.Tensor]:
@@ -394,7 +407,7 @@ def a1111_load(networks: Any, tensors: dict[str, torch.Tensor]) -> dict[str, str
     return found
 
 
-# --- Forge -------------------------------------------------------------------------------------------------------------------------
+# --- Forge ----------------------------------------------------------------------------------------------------------------------
 
 def freeze_forge() -> dict[str, Any]:
     """Forge: its two key maps on the original layout's weight names, and its loader on one module of each kind."""
@@ -414,7 +427,8 @@ def freeze_forge() -> dict[str, Any]:
         unet.diffusion_model = types.SimpleNamespace(config=network.model_config.unet_config)  # type: ignore[attr-defined]
         unet.config = types.SimpleNamespace(huggingface_repo=shape)  # type: ignore[attr-defined]
         encoders = {"sd1": ["clip_l"], "sd2": ["clip_h"], "sdxl": ["clip_l", "clip_g"]}[shape]
-        text = Names([f"{prefix}.transformer.{module}.weight" for part, prefix in enumerate(encoders) for module in encoder_modules(shape, part)])
+        text = Names([f"{prefix}.transformer.{module}.weight" for part,
+                      prefix in enumerate(encoders) for module in encoder_modules(shape, part)])
         accepted = dict(lora.model_lora_keys_unet(unet, {})) | dict(lora.model_lora_keys_clip(text, {}))
         shapes[shape] = grouped({name: str(target) for name, target in accepted.items()})
 
@@ -422,11 +436,12 @@ def freeze_forge() -> dict[str, Any]:
         _, remaining = lora.load_lora(dict(tensors), {name: "w.weight"})
         return set(remaining)
     return {"shapes": shapes, "suffixes": suffixes(left),
-            "how": "backend.patcher.lora.model_lora_keys_unet and model_lora_keys_clip on the original layout's weight names; load_lora on one "
+            "how": "backend.patcher.lora.model_lora_keys_unet and model_lora_keys_clip on the original layout's weight names; "
+                   "load_lora on one "
                    "module a kind. Bases of other shapes than SD 1.5, 2.x and XL do not open in it"}
 
 
-# --- sd-scripts --------------------------------------------------------------------------------------------------------------------
+# --- sd-scripts -----------------------------------------------------------------------------------------------------------------
 
 def freeze_sd_scripts() -> dict[str, Any]:
     """sd-scripts: the module names of its own networks.lora, convolutions included; it writes and reads no others."""
@@ -444,10 +459,12 @@ def freeze_sd_scripts() -> dict[str, Any]:
                 chosen = {k: NETWORKS[shape][k] for k in ("sample_size", "attention_head_dim", "cross_attention_dim")}
                 network = original_unet.UNet2DConditionModel(**chosen, use_linear_projection=shape == "sd2")
             text = [clip_tree(shape, part) for part in range(len(ENCODERS[shape]))]
-            made = lora.LoRANetwork(text if len(text) > 1 else text[0], network, lora_dim=1, conv_lora_dim=1, is_sdxl=shape == "sdxl")
+            made = lora.LoRANetwork(text if len(text) > 1 else text[0], network, lora_dim=1, conv_lora_dim=1,
+                                    is_sdxl=shape == "sdxl")
         shapes[shape] = {one.lora_name: [one.lora_name] for one in made.text_encoder_loras + made.unet_loras}
     return {"shapes": shapes, "suffixes": [".alpha", ".lora_down.weight", ".lora_up.weight"],
-            "how": "networks.lora.LoRANetwork with conv_lora_dim on its own U-Nets, meta device. Bases of other shapes do not open in it"}
+            "how": "networks.lora.LoRANetwork with conv_lora_dim on its own U-Nets, meta device. Bases of other shapes do not "
+                   "open in it"}
 
 
 def clip_tree(shape: str, part: int) -> nn.Module:
@@ -469,7 +486,7 @@ def clip_tree(shape: str, part: int) -> nn.Module:
     return root
 
 
-# --- diffusers ---------------------------------------------------------------------------------------------------------------------
+# --- diffusers ------------------------------------------------------------------------------------------------------------------
 
 def freeze_diffusers() -> dict[str, Any]:
     """diffusers: its own conversion of all candidates of a layout at once, and whether the modules that come out are there."""
@@ -494,15 +511,18 @@ def freeze_diffusers() -> dict[str, Any]:
         kind = {key.removeprefix(name): tuple(tensor.shape) for key, tensor in tensors.items()}
         meant = "unet.mid_block.attentions.0.proj_in"
         spelt = meant if any("lora_A" in key or ".lora." in key or "_lora." in key or "linear" in key for key in kind) else name
-        return set() if diffusers_targets(StableDiffusionLoraLoaderMixin, [spelt], kind, types.SimpleNamespace(**SD1)) else set(tensors)
+        return set() if diffusers_targets(StableDiffusionLoraLoaderMixin, [spelt], kind,
+                                          types.SimpleNamespace(**SD1)) else set(tensors)
     return {"shapes": shapes, "suffixes": sorted(set(suffixes(left)) - {".dora_scale"}), "version": diffusers.__version__,
-            "how": "lora_state_dict of the pipelines' LoRA mixins on each layout's names; taken if the module that comes out is there"}
+            "how": "lora_state_dict of the pipelines' LoRA mixins on each layout's names; taken if the module that comes out is "
+                   "there"}
 
 
 def diffusers_targets(mixin: Any, wanted: list[str], kind: Mapping[str, tuple[int, ...]], config: Any) -> dict[str, str]:
     """Where diffusers puts the modules of these names. Every tensor is filled with its module's number, to be known again."""
     from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_peft, convert_unet_state_dict_to_peft
-    given = {name + suffix: torch.full(size, float(number)) for number, name in enumerate(wanted) for suffix, size in kind.items()}
+    given = {name + suffix: torch.full(size, float(number)) for number, name in enumerate(wanted) for suffix,
+             size in kind.items()}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -513,7 +533,8 @@ def diffusers_targets(mixin: Any, wanted: list[str], kind: Mapping[str, tuple[in
                 found |= convert_state_dict_to_peft(convert_state_dict_to_diffusers(text)) if text else {}
     except (ValueError, KeyError, IndexError):
         halves = [wanted[:len(wanted) // 2], wanted[len(wanted) // 2:]]
-        return {} if len(wanted) == 1 else {n: t for half in halves for n, t in diffusers_targets(mixin, half, kind, config).items()}
+        return {} if len(wanted) == 1 else {n: t for half in halves for n,
+                                            t in diffusers_targets(mixin, half, kind, config).items()}
     seen: dict[str, dict[str, None]] = {}
     for key, tensor in found.items():
         if ".lora_" in key and tensor.numel():
@@ -545,7 +566,8 @@ def main() -> None:
     title, freeze, variable = HOSTS[given.host]
     found = freeze()
     folder = checkout(variable) if variable else Path()
-    frozen = {"host": title, "version": given.version or found.pop("version", "") or (git_says(folder, "describe", "--tags") if variable else ""),
+    frozen = {"host": title, "version": given.version or found.pop("version", "")
+              or (git_says(folder, "describe", "--tags") if variable else ""),
               "commit": given.commit or (git_says(folder, "rev-parse", "HEAD") if variable else ""),
               "date": datetime.date.today().isoformat(), "made_by": "benchmarks/hosts/freeze_keys.py", **found}
     KEYS.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,9 @@
 
     python comfyui_lora.py COMFYUI_DIR FAMILY LORA PLAIN
 
-Prints one line of JSON: version, modules, the tensors not loaded, the largest difference of a patched weight from
-W + up down alpha / rank, and the least change that a weight saw. The models are of the true shape on the meta device; each weight is drawn when its turn comes.
+Prints one line of JSON: version, modules, the tensors not loaded, the largest difference of a patched weight from W + up down
+alpha / rank, and the least change that a weight saw. The models are of the true shape on the meta device; each weight is drawn
+when its turn comes.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ def main() -> None:
         least = min(least, largest(change))
         worst = max(worst, largest(change.sub_(update.view(shape))))
     not_loaded = [line for line in said if "not loaded" in line.lower()]
-    print(json.dumps({"version": comfyui_version.__version__, "modules": len(patches), "right_weights": same, "not_loaded": not_loaded,
+    print(json.dumps({"version": comfyui_version.__version__, "modules": len(patches), "right_weights": same,
+                      "not_loaded": not_loaded,
                       "largest_weight_error": worst, "least_change": least}))
 
 
@@ -68,12 +70,17 @@ class Listener(logging.Handler):
 
 
 CONFIGS: dict[str, dict[str, Any]] = {
-    "sd1": {"use_checkpoint": False, "image_size": 32, "out_channels": 4, "use_spatial_transformer": True, "legacy": False, "in_channels": 4,
-            "model_channels": 320, "num_res_blocks": [2, 2, 2, 2], "channel_mult": [1, 2, 4, 4], "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-            "transformer_depth_middle": 1, "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0], "context_dim": 768, "num_heads": 8,
+    "sd1": {"use_checkpoint": False, "image_size": 32, "out_channels": 4, "use_spatial_transformer": True, "legacy": False,
+            "in_channels": 4,
+            "model_channels": 320, "num_res_blocks": [2, 2, 2, 2], "channel_mult": [1, 2, 4, 4],
+            "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+            "transformer_depth_middle": 1, "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0], "context_dim": 768,
+            "num_heads": 8,
             "use_linear_in_transformer": False, "adm_in_channels": None, "use_temporal_attention": False},
-    "sdxl": {"use_checkpoint": False, "image_size": 32, "out_channels": 4, "use_spatial_transformer": True, "legacy": False, "in_channels": 4,
-             "model_channels": 320, "num_res_blocks": [2, 2, 2], "channel_mult": [1, 2, 4], "transformer_depth": [0, 0, 2, 2, 10, 10],
+    "sdxl": {"use_checkpoint": False, "image_size": 32, "out_channels": 4, "use_spatial_transformer": True, "legacy": False,
+             "in_channels": 4,
+             "model_channels": 320, "num_res_blocks": [2, 2, 2], "channel_mult": [1, 2, 4],
+             "transformer_depth": [0, 0, 2, 2, 10, 10],
              "transformer_depth_middle": 10, "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10], "context_dim": 2048,
              "num_head_channels": 64, "use_linear_in_transformer": True, "num_classes": "sequential", "adm_in_channels": 2816,
              "use_temporal_attention": False},

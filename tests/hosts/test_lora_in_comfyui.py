@@ -17,7 +17,8 @@ ROW = HERE.parents[1] / "benchmarks" / "hosts" / "comfyui-lora.json"
 
 def ask_comfyui(family: str, lora: true_lora.TrueLora) -> dict[str, Any]:
     """What ComfyUI made of a file, in its own interpreter."""
-    command = [os.environ["COMFYUI_PYTHON"], str(HERE / "comfyui_lora.py"), os.environ["COMFYUI_DIR"], family, str(lora.file), str(lora.plain)]
+    command = [os.environ["COMFYUI_PYTHON"], str(HERE / "comfyui_lora.py"), os.environ["COMFYUI_DIR"], family, str(lora.file),
+               str(lora.plain)]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
+
 from aprendiz import registry
 from aprendiz.families import Base, Source
 from aprendiz.formats import kohya, names
-from safetensors.torch import save_file
 
 UNETS: dict[str, dict[str, Any]] = {
     "sd1": {"block_out_channels": (320, 640, 1280, 1280), "attention_head_dim": 8, "cross_attention_dim": 768},
@@ -42,7 +43,8 @@ def true_base(family: str) -> Base:
         for i, (width, inner, layers) in enumerate(ENCODERS[family]):
             config = CLIPTextConfig(hidden_size=width, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=4)
             encoders.append((CLIPTextModelWithProjection if i else CLIPTextModel)(config))
-    return Base(registry.families()[family], Source(family, Path(family), "folder"), network, None, encoders, [], "epsilon", {}, 512)
+    return Base(registry.families()[family], Source(family, Path(family), "folder"), network, None, encoders, [], "epsilon", {},
+                512)
 
 
 def write(family: str, folder: Path, rank: int = 4, alpha: float = 2.3) -> TrueLora:

@@ -11,7 +11,7 @@ import gzip
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 HOSTS = ("comfyui", "automatic1111", "forge", "diffusers", "sd-scripts")  # in the order of every table
@@ -32,7 +32,7 @@ class FrozenKeys:
     accepted: Mapping[str, Mapping[str, str]]
 
 
-@lru_cache(maxsize=None)
+@cache
 def frozen(name: str) -> FrozenKeys:
     """The list of one of HOSTS."""
     read = json.loads(gzip.decompress(Path(__file__).with_name(f"{name}.json.gz").read_bytes()))
