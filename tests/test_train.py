@@ -11,7 +11,7 @@ from lessons import losses, pictures, teach
 from safetensors.torch import load_file, save_file
 
 from aprendiz import train as loop
-from aprendiz.errors import DeviceError, ProblemsError, TrainingError
+from aprendiz.errors import DeviceError, ModelError, ProblemsError, TrainingError
 from aprendiz.formats import checkpoint
 from aprendiz.registry import families, methods
 from aprendiz.run import Run
@@ -159,3 +159,31 @@ def test_compiled_blocks_learn_the_same(tmp_path: Path) -> None:
     plain = teach(tmp_path / "a", data, base=str(file), resolution=64)
     compiled = teach(tmp_path / "b", data, base=str(file), resolution=64, compile=True)
     assert losses(compiled) == pytest.approx(losses(plain), abs=1e-5)
+
+
+def test_a_lora_goes_on_from_a_file(data: Path, tmp_path: Path) -> None:
+    first = teach(tmp_path / "a", data, targets="all", steps=6, alpha=2.0)
+    kept = teach(tmp_path / "b", data, targets="all", steps=1, learning_rate=0.0, weight_decay=0.0, continue_from=str(first.file))
+    before, after = result(first), result(kept)
+    assert set(before) == set(after)
+    for name in (name.removesuffix(".alpha") for name in before if name.endswith(".alpha")):
+        deltas = [file[f"{name}.lora_up.weight"].flatten(1).float() @ file[f"{name}.lora_down.weight"].flatten(1).float()
+                  * float(file[f"{name}.alpha"]) / 4 for file in (before, after)]
+        assert torch.allclose(*deltas, atol=2e-5)
+
+
+def test_a_lora_of_another_rank_or_reach_is_refused_in_one_sentence(data: Path, tmp_path: Path) -> None:
+    first = teach(tmp_path / "a", data, targets="all", steps=1)
+    with pytest.raises(ModelError, match="Set rank to 4"):
+        teach(tmp_path / "b", data, targets="all", rank=8, continue_from=str(first.file))
+    with pytest.raises(ModelError, match="Choose the targets"):
+        teach(tmp_path / "c", data, targets="attention", continue_from=str(first.file))
+
+
+def test_what_a_mask_hides_is_not_learned(tmp_path: Path) -> None:
+    from PIL import Image
+    data = pictures(tmp_path / "red", 2)
+    for i in range(2):
+        Image.new("L", (128, 128), 0 if i else 255).save(data / f"{i}.mask.png")
+    run = teach(tmp_path / "out", data, steps=6, batch_size=1)
+    assert sorted(loss == 0 for loss in losses(run)) == [False] * 3 + [True] * 3
