@@ -66,7 +66,7 @@ def test_outlines_lie_where_a_figure_ends() -> None:
     outlines = scenes.draw_outlines(scene)
     drawn = draw(scene, np.random.default_rng(0)).astype(int)
     changes = np.abs(np.diff(drawn, axis=1)).max(-1) > 60
-    assert outlines.max() == 255 and changes.any()
+    assert outlines.max() > 200 and changes.any()
     assert (np.maximum(outlines[:, 1:], outlines[:, :-1])[changes] > 0).all()
 
 
@@ -137,7 +137,8 @@ def test_a_wrong_scene_scores_nothing() -> None:
     scene = imagine(rng, category("single_simple", shapes=("circle",)))
     figure = replace(scene.figures[0], shape="star", color="red" if scene.figures[0].color != "red" else "blue")
     right = evaluator.score([draw(scene, rng)], [replace(scene, figures=(figure,))])
-    assert (right.shapes.item(), right.colors.item(), right.background.item(), right.everything.item()) == (False, False, True, False)
+    assert (right.shapes.item(), right.colors.item(), right.background.item()) == (False, False, True)
+    assert not right.everything.item()
 
 
 # The base
