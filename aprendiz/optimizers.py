@@ -107,7 +107,7 @@ def build(groups: list[dict[str, Any]], settings: OptimizerSettings, device: tor
     """The optimizer of the settings. Raises SettingsError where its package is not there."""
     name, decay, betas = settings.optimizer, settings.weight_decay, (settings.beta1, settings.beta2)
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=1e-4, betas=betas, weight_decay=decay, fused=device.type in ("cuda", "cpu", "xpu"))
+        return torch.optim.AdamW(groups, lr=1e-4, betas=betas, weight_decay=decay, fused=_can_fuse(device))
     if name == "adamw8bit":
         return _package("bitsandbytes", name).optim.AdamW8bit(groups, lr=1e-4, betas=betas, weight_decay=decay)  # type: ignore[no-any-return]
     library = _package("pytorch_optimizer", name)
@@ -118,6 +118,12 @@ def build(groups: list[dict[str, Any]], settings: OptimizerSettings, device: tor
     if name == "adafactor":
         return library.AdaFactor(groups, lr=1e-4, betas=betas, weight_decay=decay, scale_parameter=False, relative_step=False)  # type: ignore[no-any-return]
     return library.ScheduleFreeAdamW(groups, lr=1e-4, betas=betas, weight_decay=decay)  # type: ignore[no-any-return]
+
+
+def _can_fuse(device: torch.device) -> bool:
+    """Whether AdamW can be one kernel here: on a CPU since torch 2.4."""
+    version = tuple(int(number) for number in torch.__version__.split(".")[:2])
+    return device.type in ("cuda", "xpu") or (device.type == "cpu" and version >= (2, 4))
 
 
 def _package(name: str, optimizer: str) -> Any:

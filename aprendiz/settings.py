@@ -197,7 +197,9 @@ class Job:
     def read(cls, values: Mapping[str, Any]) -> Job:
         """A job from nested plain values. Raises ProblemsError with everything that is wrong with them."""
         values = migrate(unfold(values))
-        problems = unknown_names(values, [*SECTIONS, "method", "schema"], "", also=names(values))
+        problems = no_tables(values)
+        values = {name: value for name, value in values.items() if not any(problem.where == name for problem in problems)}
+        problems += unknown_names(values, [*SECTIONS, "method", "schema"], "", also=names(values))
         sections: dict[str, Any] = {}
         for name, settings in SECTIONS.items():
             sections[name], found = read(settings, values.get(name, {}), name)
@@ -237,12 +239,13 @@ class Job:
 def unfold(values: Mapping[str, Any]) -> dict[str, Any]:
     """Short forms made long (`base = "micro"`), dotted keys nested (`method.rank = 8`), flat names put into their section."""
     unfolded: dict[str, Any] = {}
+    strange: dict[str, Any] = {}
     method = method_settings(values)
     for name, value in values.items():
         section, _, rest = name.partition(".")
         if rest:
             unfolded.setdefault(section, {})[rest] = value
-        elif section in SHORT and isinstance(value, str):
+        elif section in SHORT and (value is None or isinstance(value, str)):
             unfolded.setdefault(section, {})[SHORT[section]] = value
         elif section in (*SECTIONS, "method") and isinstance(value, Mapping):
             unfolded.setdefault(section, {}).update(value)
@@ -251,13 +254,22 @@ def unfold(values: Mapping[str, Any]) -> dict[str, Any]:
         elif method and section in knobs(method):
             unfolded.setdefault("method", {})[section] = value
         else:
-            unfolded[section] = value
-    return unfolded
+            strange[section] = value
+    return {**unfolded, **strange}
+
+
+def no_tables(values: Mapping[str, Any]) -> list[Problem]:
+    """Sections that are something else than settings by name, such as `training = 5`."""
+    return [Problem("{name} is {value}, but it takes settings by name, such as {example}.",
+                    {"name": name, "value": repr(value), "example": f"{name}.{next(iter(known), 'name')}"}, name)
+            for name, value in values.items()
+            for known in [{"name": None} if name == "method" else knobs(SECTIONS[name]) if name in SECTIONS else None]
+            if known is not None and not isinstance(value, Mapping)]
 
 
 def method_settings(values: Mapping[str, Any]) -> type | None:
     """The Settings of the method that plain values name; None if there is no such method."""
-    method = values.get("method", "lora")
+    method = values.get("method") or "lora"
     name = method.get("name", "lora") if isinstance(method, Mapping) else method
     found = registry.methods().get(str(name))
     return found.Settings if found else None
@@ -334,8 +346,8 @@ def learning_rates(text: str) -> list[tuple[float, int | None]]:
     """
     parts: list[tuple[float, int | None]] = []
     for part in text.split(","):
-        rate, _, until = part.strip().partition(":")
-        parts.append((float(rate), int(until) if until else None))
+        rate, colon, until = part.strip().partition(":")
+        parts.append((float(rate), int(until) if colon else None))
     ends = [until for _, until in parts[:-1]]
     if None in ends or any(a >= b for a, b in zip(ends, [*ends[1:], parts[-1][1] or math.inf])):  # type: ignore[operator]
         raise ValueError(text)
