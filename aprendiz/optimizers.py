@@ -33,6 +33,7 @@ class Optimizer:
             start, stop = arena.slices[part.name]
             groups.append({"params": _parameters(arena, part.name, start, stop, settings.optimizer)})
             own = settings.learning_rate if part.learning_rate is None else part.learning_rate
+            assert own is not None  # the method has settled it
             self.rates.append(rate_of(settings, own, steps))
         self.torch = build(groups, settings, arena.master.device)
 

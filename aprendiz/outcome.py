@@ -56,7 +56,7 @@ def finish(lesson: Lesson, values: Tensor, started: float) -> Path:
     if last.is_file():
         with Image.open(last) as picture:
             picture.thumbnail((PREVIEW_SIZE, PREVIEW_SIZE))
-            png.save_over(picture, file.with_suffix(".png"))
+            png.save_over(picture, file.with_suffix(lesson.method.preview))
     report = write_report(run)
     run.event("finished", step=lesson.steps, file=file, report=report, seconds=round(time.time() - started, 1))
     return file

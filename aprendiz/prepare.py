@@ -105,10 +105,10 @@ def check(job: Job, output: Any) -> Checked:
         found.source = checkpoint.find(job.base)
         found.family = registry.families()[found.source.family]
         found.problems += found.source.details.get("warnings", ())
-        found.problems += fits(job, found.family)
+        found.problems += fits(job, found.family, found.source)
 
     def pictures() -> None:
-        found.dataset = folder.scan(job.data)
+        found.dataset = told(job, folder.scan(job.data))
         found.report = preflight(job, found.dataset, output=output, resolution=resolution(job, found.source, found.family),
                                  bucket_step=bucket_step(job, found.family), facts=Facts(count_tokens=token_counter(job, found.family)))
         found.problems += found.report.problems
@@ -126,14 +126,20 @@ def check(job: Job, output: Any) -> Checked:
     return found
 
 
-def fits(job: Job, family: Family) -> list[Problem]:
+def fits(job: Job, family: Family, source: Source) -> list[Problem]:
     """Why a method cannot be taught to a family, if it cannot; and what its own settings have against this base."""
     method = registry.methods()[job.method_name]
     lacking = method.needs - family.offers
     if lacking:
         return [Problem("{method} cannot be taught to {family}, which has no {parts}. `python -m aprendiz families` tells what each offers.",
                         {"method": method.title, "family": family.title, "parts": ", ".join(sorted(lacking))}, "method.name")]
-    return method.check(job.method, family.offers)
+    return method.check(job, family, source)
+
+
+def told(job: Job, dataset: Dataset) -> Dataset:
+    """The pictures with what the method says of them."""
+    method = registry.methods()[job.method_name]
+    return replace(dataset, pictures=tuple(replace(picture, captions=method.captions(job, picture)) for picture in dataset.pictures))
 
 
 def resolution(job: Job, source: Source | None, family: Family | None) -> int:
@@ -169,7 +175,7 @@ def prepare(job: Job, run: Run, checked: Checked, processes: Processes) -> Lesso
     taught = examples(job, pictures, side, base.family)
     kept_apart = examples(job, [p for p in checked.dataset.pictures if p.validation], side, base.family)
     beside = prior_examples(prior, {bucket for _, bucket in taught}) if taught else []
-    method = registry.methods()[job.method_name](base, job.method, job.training.seed)
+    method = registry.methods()[job.method_name](base, job)
     cuts, texts, offered = lay_out(job, draws, [taught, kept_apart, beside])
     states = encode_states(base, texts, job, cache, run, method.trains_text_encoder)
     live = job.data.crop == "random" and job.data.crop_variants == 0

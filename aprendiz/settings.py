@@ -106,8 +106,8 @@ class OptimizerSettings:
     """How the loss is lowered."""
 
     optimizer: str = knob("adamw", "AdamW; 8-bit AdamW saves memory; Prodigy and schedule-free set their own pace.", choices=OPTIMIZERS)
-    learning_rate: float | str = knob(1e-4, "Strength of learning: a number, or a schedule such as '0.005:100, 1e-5'.",
-                                      min=0, max=1, level="basic")
+    learning_rate: float | str | None = knob(None, "Strength of learning: a number, or a schedule such as '0.005:100, 1e-5'. "
+                                                   "Off: what suits the method.", min=0, max=1, level="basic")
     schedule: str = knob("constant", "How the learning rate changes over the run.", choices=SCHEDULES)
     warmup_steps: int = knob(0, "Steps over which the learning rate rises from nothing.", min=0, max=100000)
     restarts: int = knob(1, "How many times the cosine runs down.", min=1, max=100, when=("schedule", ("cosine",)))
@@ -216,7 +216,7 @@ class Job:
         problems += contradictions(sections)
         if any(not problem.warning for problem in problems):
             raise ProblemsError(problems)
-        return cls(method_name=method_name, method=method, **sections)
+        return registry.methods()[method_name].settle(cls(method_name=method_name, method=method, **sections))
 
     def values(self) -> dict[str, Any]:
         """The job as plain nested values, every default spelt out: what job.json holds."""

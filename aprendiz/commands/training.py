@@ -152,7 +152,8 @@ def tell_result(run: Run, screen: Screen) -> None:
     drawn = [event["prompt"] for event in run.events() if event["event"] == "sample" and event.get("prompt")]
     prompt = next(iter((*job.samples.sample_prompts, *drawn)), job.data.trigger or "...")
     picture = run.folder.parent.parent / "picture.png"
-    command = (f"python -m aprendiz generate --base {quoted(job.base.path)} --lora {quoted(run.file)} --prompt {quoted(prompt)} "
+    using = " ".join(quoted(word) for word in registry.methods()[job.method_name].arguments(run.file))
+    command = (f"python -m aprendiz generate --base {quoted(job.base.path)} {using} --prompt {quoted(prompt)} "
                f"--out {quoted(picture)}")
     screen.line(say("Draw with it: {command}", command=command))
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     import torch
 
+    from ..data.folder import Picture
     from ..data.loader import Batch
-    from ..families import Base
+    from ..errors import Problem
+    from ..families import Base, Family, Source
     from ..formats.metadata import TrainingFacts
     from ..objectives import Noisy
     from ..settings import Job
@@ -37,6 +39,7 @@ class Method:
 
     `needs` names what the base's family must offer (see `Family.offers`); an impossible pair is refused in words before
     anything loads. `trains_text_encoder` tells the cache to keep tokens in place of text states.
+    learning_rate: what suits it where the job names none. preview: the ending of the picture beside the file that hosts show.
     """
 
     name: ClassVar[str]
@@ -44,15 +47,34 @@ class Method:
     order: ClassVar[int] = 100
     Settings: ClassVar[type]
     needs: ClassVar[frozenset[str]] = frozenset()
+    learning_rate: ClassVar[float] = 1e-4
+    preview: ClassVar[str] = ".png"
 
-    def __init__(self, base: Base, settings: Any, seed: int) -> None:
+    def __init__(self, base: Base, job: Job) -> None:
         """Attach to the base: after this the network predicts as before, bit for bit, until something is learned."""
         raise NotImplementedError
 
+    # Before anything loads
+
     @classmethod
-    def check(cls, settings: Any, offers: frozenset[str]) -> list[Any]:
-        """Problems of these settings with a base that offers this; found before anything heavy loads."""
+    def settle(cls, job: Job) -> Job:
+        """The job with what this method decides where nothing was said. Settling twice is settling once."""
+        if job.optimizer.learning_rate is not None:
+            return job
+        # Prodigy multiplies the rate that it finds by this one.
+        return job.with_values(optimizer={"learning_rate": 1.0 if job.optimizer.optimizer == "prodigy" else cls.learning_rate})
+
+    @classmethod
+    def check(cls, job: Job, family: Family, source: Source) -> list[Problem]:
+        """What this job has against itself and against a base of this family; found from headers alone."""
         return []
+
+    @classmethod
+    def captions(cls, job: Job, picture: Picture) -> tuple[str, ...]:
+        """What is said of a picture while it is taught, one of these each time: its captions, unless the method has its own way."""
+        return picture.captions
+
+    # While it learns
 
     @property
     def trains_text_encoder(self) -> bool:
@@ -77,3 +99,8 @@ class Method:
         The files written, the one that is loaded first. A file of this name is this run's own, from before it was resumed.
         """
         raise NotImplementedError
+
+    @classmethod
+    def arguments(cls, file: Path) -> list[str]:
+        """How `generate` is told to use the file that was written."""
+        return ["--lora", str(file)]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..data.loader import Batch
-    from ..families import Base
+    from ..families import Base, Family, Source
     from ..formats.metadata import TrainingFacts
     from ..nets.lora import LoraLayer
     from ..objectives import Noisy
@@ -47,13 +47,14 @@ class Lora(Method):
     order = 10
     Settings = LoraSettings
 
-    def __init__(self, base: Base, settings: LoraSettings, seed: int) -> None:
+    def __init__(self, base: Base, job: Job) -> None:
         import torch
 
         from ..nets.lora import wrap
+        settings: LoraSettings = job.method
         self.base, self.settings = base, settings
         self.layers: dict[str, dict[str, LoraLayer]] = {}
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(job.training.seed)
         alpha = settings.rank if settings.alpha is None else settings.alpha
         self.scale = alpha / (settings.rank ** 0.5 if settings.rank_stabilised else settings.rank)
         for part, names in self._targets().items():
@@ -62,11 +63,12 @@ class Lora(Method):
             self._continue(Path(settings.continue_from))
 
     @classmethod
-    def check(cls, settings: LoraSettings, offers: frozenset[str]) -> list[Problem]:
+    def check(cls, job: Job, family: Family, source: Source) -> list[Problem]:
+        settings: LoraSettings = job.method
         problems = []
         if not settings.train_network and not settings.train_text_encoder:
             problems.append(Problem("Nothing would be trained: both train_network and train_text_encoder are off. Turn one on.", {}, "method.train_network"))
-        if settings.train_text_encoder and "text_encoders" not in offers:
+        if settings.train_text_encoder and "text_encoders" not in family.offers:
             problems.append(Problem("The text encoders of this base cannot be trained. Turn train_text_encoder off.", {}, "method.train_text_encoder"))
         if settings.continue_from and not Path(settings.continue_from).is_file():
             problems.append(Problem("The LoRA to continue from, {file}, is not there. Check the path.",
