@@ -2,18 +2,22 @@
 
 The layer keeps the frozen module inside and computes in its precision: the two small matrices are parameters of that precision
 (working copies of float32 masters, see `arena`), so nothing is cast per call. The scale multiplies the rank-wide activation, and
-not at all where it is 1, the default. Shapes: r rank; linear down (r, in), up (out, r); convolution down (r, in, kh, kw), up (out, r, 1, 1).
+not at all where it is 1, the default. Linear layers run forward and backward as one function each, whose products are added where
+they belong rather than beside each other.
+
+Shapes: r rank; linear down (r, in), up (out, r); convolution down (r, in, kh, kw), up (out, r, 1, 1); N rows, D in, E out.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 if TYPE_CHECKING:
     from ..families import Base
@@ -51,7 +55,19 @@ class LoraLayer(nn.Module):
         """The frozen bias."""
         return self.frozen.bias  # type: ignore[return-value]
 
+    @property
+    def _joined(self) -> bool:
+        """Whether frozen layer and update run as one function: while learning, where the frozen layer is a plain linear one.
+
+        Without gradients there is no work to save, and hooks on the frozen layer are to see it run.
+        """
+        plain = type(self.frozen) is nn.Linear and not self.weight.requires_grad
+        return plain and self.on and self.keep_Br is None and torch.is_grad_enabled()
+
     def forward(self, x: Tensor) -> Tensor:
+        if self._joined:
+            joined: Tensor = _LoraLinear.apply(x, self.weight, self.bias, self.down, self.up, self.scale)  # type: ignore[no-untyped-call]
+            return joined
         y: Tensor = self.frozen(x)
         if not self.on:
             return y
@@ -64,11 +80,40 @@ class LoraLayer(nn.Module):
         if self.scale != 1.0:
             low = low * self.scale
         if self.keep_Br is not None and torch.is_grad_enabled():  # samples and validation use every rank
-            keep_Br = self.keep_Br.repeat_interleave(low.shape[0] // self.keep_Br.shape[0], 0)  # a text encoder sees each prompt in chunks
+            # A text encoder sees each prompt in chunks.
+            keep_Br = self.keep_Br.repeat_interleave(low.shape[0] // self.keep_Br.shape[0], 0)
             shape = [low.shape[0]] + [1] * (low.ndim - 1)
             shape[channels] = keep_Br.shape[1]
             low = low * keep_Br.view(shape)
         return y + (F.linear(low, self.up) if channels == -1 else F.conv2d(low, self.up))
+
+
+class _LoraLinear(torch.autograd.Function):
+    """y = x W' + b + scale (x down') up', with W and b frozen."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float) -> Tensor:
+        x_ND = x.reshape(-1, x.shape[-1])
+        low_Nr = torch.mm(x_ND, down.t())
+        if scale != 1.0:
+            low_Nr.mul_(scale)
+        y_NE = F.linear(x_ND, weight, bias).addmm_(low_Nr, up.t())
+        ctx.save_for_backward(x_ND, low_Nr, weight, down, up)
+        ctx.scale, ctx.shape = scale, x.shape
+        return y_NE.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x_ND, low_Nr, weight, down, up = ctx.saved_tensors
+        grad_NE = grad.reshape(-1, grad.shape[-1])
+        grad_low_Nr = torch.mm(grad_NE, up)
+        if ctx.scale != 1.0:
+            grad_low_Nr.mul_(ctx.scale)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = torch.mm(grad_NE, weight).addmm_(grad_low_Nr, down).view(ctx.shape)
+        return grad_x, None, None, torch.mm(grad_low_Nr.t(), x_ND), torch.mm(grad_NE.t(), low_Nr), None
 
 
 def wrap(module: nn.Module, names: Iterable[str], rank: int, scale: float, generator: torch.Generator) -> dict[str, LoraLayer]:
