@@ -57,6 +57,8 @@ def train(job: Job, run: Run) -> Path:
                 return finish(lesson, learned.result(lesson), learned.started)
         finally:
             lesson.loader.close()
+            if lesson.validation:
+                lesson.validation.close()
 
 
 @dataclass
