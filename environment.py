@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-EXTRAS = "dev,optimizers,board,video"
+EXTRAS = "dev,optimizers,board,video,app"
 OLDEST, NEWEST = (3, 10), (3, 13)
 
 

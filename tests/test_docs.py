@@ -55,7 +55,7 @@ def test_requirements_are_lower_bounds_in_an_order_that_leaves_hosts_alone() -> 
 @pytest.mark.parametrize("name", CONSTRAINTS)
 def test_constraints_pin_everything_the_environment_asks_for(name: str) -> None:
     pinned = {package(line) for line in lines(name)}
-    extras = [word for extra in ("optimizers", "board", "video", "dev") for word in quoted(f"{extra} = [")]
+    extras = [word for extra in ("optimizers", "board", "video", "app", "dev") for word in quoted(f"{extra} = [")]
     asked = {package(line) for line in lines("requirements.txt") if "python_version" not in line}
     assert {*asked, *map(package, extras), "torch"} - pinned == set()
     assert "torchvision" not in pinned
