@@ -289,7 +289,7 @@ def test_help_of_train_names_every_flag_with_its_default() -> None:
     told = aprendiz("train", "--help", environment={"COLUMNS": "200"}).stdout
     for flag in flags():
         assert flag in told
-    assert "[0.0001]" in told and "adamw|adamw8bit|" in told
+    assert "[0.01]" in told and "adamw|adamw8bit|" in told
 
 
 class Terminal(io.StringIO):
