@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import boards, devices, registry
+from . import boards, devices, memory, registry, room
 from .data import buckets, captions, folder
-from .data.cache import Cache, Cut, encode_cuts, encode_now, encode_texts
+from .data.cache import Cache, Cut, Encoded, encode_cuts, encode_now, encode_texts
 from .data.loader import Example, Loader, Plan, Store
 from .data.preflight import Facts, Report, preflight, read_every, steps_of
 from .draws import Draws
 from .errors import AprendizError, Problem, ProblemsError
+from .estimate import Work, heavy
 from .families import Source, Tensors
 from .formats import checkpoint
 from .generate import Request
@@ -78,17 +79,13 @@ class Lesson:
     steps: int
     samples: list[Request]
     resolution: int
+    fitted: memory.Fitted
 
     @contextlib.contextmanager
     def on_device(self) -> Iterator[None]:
         """While pictures are drawn: the encoders, which otherwise leave the device to the network."""
-        device = self.arena.master.device
-        away = device.type != "cpu" and not self.method.trains_text_encoder
-        if away:
-            place(self.base, device, encoders=True)
-        yield
-        if away:
-            place(self.base, torch.device("cpu"), encoders=False)
+        with self.fitted.drawing((self.resolution, self.resolution)):
+            yield
 
 
 def check(job: Job, output: Any) -> Checked:
@@ -119,8 +116,13 @@ def check(job: Job, output: Any) -> Checked:
             found.problems += [*beside.problems, *read_every(beside.pictures, job.data)]
 
     found.problems += boards.problems(job)
+    def device() -> None:
+        dtype = devices.precision(job.training, devices.device(job.training.device))
+        if found.source is not None:
+            found.problems += room.memory_problems(found.source, dtype, devices.free_ram(swap=True))
+
     attempt(base)
-    attempt(lambda: devices.precision(job.training, devices.device(job.training.device)))
+    attempt(device)
     attempt(pictures)
     attempt(prior)
     return found
@@ -170,20 +172,23 @@ def prepare(job: Job, run: Run, checked: Checked, processes: Processes) -> Lesso
     pictures = [p for p in checked.dataset.pictures if not p.validation]
     prior = prior_pictures(job, run, base, pictures, side, device)
     cache = Cache(run.cache)
-    place(base, device, encoders=True)
 
     taught = examples(job, pictures, side, base.family)
     kept_apart = examples(job, [p for p in checked.dataset.pictures if p.validation], side, base.family)
     beside = prior_examples(prior, {bucket for _, bucket in taught}) if taught else []
     method = registry.methods()[job.method_name](base, job)
     cuts, texts, offered = lay_out(job, draws, [taught, kept_apart, beside])
-    states = encode_states(base, texts, job, cache, run, method.trains_text_encoder)
+    readers = [] if method.trains_text_encoder else [name for name in base.parts() if name.startswith("text_encoder")]
+    states = memory.encoded(base, readers, device, run, lambda: encode_states(base, texts, job, cache, run, method.trains_text_encoder))
     live = job.data.crop == "random" and job.data.crop_variants == 0
-    encoded = None if live else encode_cuts(base, cuts, job.data, cache, lambda done, of: run.event("caching", what="pictures", done=done, total=of))
+    encoded = None if live else memory.encoded(base, ["vae"], device, run, lambda: encode_cuts(
+        base, cuts, job.data, cache, lambda done, of: run.event("caching", what="pictures", done=done, total=of)))
     cache.trim()
-    store = Store(base, cuts, encoded, states, texts.index(""), method.trains_text_encoder, live_encoder(base, job) if live else None)
 
+    work = work_of(Work(job, base, method, device, live=live), offered, processes, states, encoded)
+    fitted = memory.fit(work, run, processes)
     place(base, device, encoders=live or method.trains_text_encoder or device.type == "cpu", network=True)
+    store = Store(base, cuts, encoded, states, texts.index(""), method.trains_text_encoder, live_encoder(base, job) if live else None)
     plan = Plan(offered[0], job.training.batch_size, draws)
     prior_plan = Plan(offered[2], job.prior.per_batch, draws) if offered[2] else None
     loader = Loader(base, plan, prior_plan, store, job.data.caption_dropout, job.prior.prior_weight)
@@ -194,9 +199,19 @@ def prepare(job: Job, run: Run, checked: Checked, processes: Processes) -> Lesso
     if job.training.compile:
         compile_blocks(base)
     steps = steps_of(job.training, len(plan.examples), plan.batches)
+    room.check_disk(run, job, arena.master.numel(), steps)
     return Lesson(job=job, run=run, base=base, method=method, dataset=checked.dataset, objective=objective(base, job.objective), loader=loader,
                   validation=validation, arena=arena, optimizer=Optimizer(arena, job.optimizer, steps), processes=processes, draws=draws, steps=steps,
-                  samples=sample_requests(job, pictures, side), resolution=side)
+                  samples=sample_requests(job, pictures, side), resolution=side, fitted=fitted)
+
+
+def work_of(bare: Work, offered: Sequence[Sequence[Example]], processes: Processes, states: Sequence[Tensors],
+            encoded: Sequence[Encoded] | None) -> Work:
+    """A step at its largest: a process's share of a batch, of the largest bucket, with the longest caption."""
+    pictures = bare.job.training.batch_size + (bare.job.prior.per_batch if offered[2] else 0)
+    size = max((example.bucket for example in offered[0]), key=lambda bucket: bucket[0] * bucket[1])
+    kept = sum(heavy(state) for state in states) + sum(4 * one.mean_CHW.numel() for one in encoded or ())
+    return replace(bare, pictures=max(1, pictures // processes.count), size=size, state=max(states, key=heavy), kept=kept)
 
 
 def place(base: Base, device: torch.device, *, encoders: bool, network: bool = False) -> None:
@@ -295,5 +310,5 @@ def prior_pictures(job: Job, run: Run, base: Base, pictures: Sequence[Picture], 
         return list(folder.scan(prior_settings(job)).pictures)
     if not job.prior.pictures:
         return []
-    place(base, device, encoders=True, network=True)
-    return make(job, run, base, pictures, side)
+    with memory.drawing_alone(base, device, (side, side)):
+        return make(job, run, base, pictures, side)

@@ -122,12 +122,7 @@ def learn(lesson: Lesson) -> Learned:
             raise Stopped(run.name)
 
         batch = lesson.loader.batch(learned.step, share)
-        try:
-            loss = update(lesson, learned, batch)
-        except torch.OutOfMemoryError:
-            # Every draw belongs to the step, so doing it again in smaller parts is the same step.
-            learned.fit.lower()
-            continue
+        loss = tried(lesson, learned, batch)
         if loss is None:
             continue
         try:
@@ -149,6 +144,20 @@ def learn(lesson: Lesson) -> Learned:
         if due:
             meter.pause()
     return learned
+
+
+def tried(lesson: Lesson, learned: Learned, batch: Batch) -> Tensor | None:
+    """`update`, or None where memory ran out: then the same step is to be done again, in a smaller way."""
+    try:
+        with devices.naming_shortage():
+            loss = update(lesson, learned, batch)
+        learned.fit.done()
+        return loss
+    except devices.OutOfMemory:
+        pass
+    # Every draw belongs to the step, so it is the same step again. Outside of the handler, what the error holds is free.
+    learned.fit.lower(lesson.arena)
+    return None
 
 
 def update(lesson: Lesson, learned: Learned, batch: Batch) -> Tensor | None:
