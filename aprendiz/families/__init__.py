@@ -56,7 +56,8 @@ class Base:
     """An opened base: frozen modules, their precision, and where they are.
 
     network: the U-Net or transformer. text_encoders, tokenizers: in order (empty once freed). schedule: the noise schedule as
-    diffusers writes it in scheduler_config.json. clip_skip: None is the family's own.
+    diffusers writes it in scheduler_config.json. clip_skip: None is the family's own. words: tokens of the words that were added
+    to the vocabulary (`nets/embeddings.py`), by their name.
     """
 
     family: Family
@@ -70,6 +71,7 @@ class Base:
     resolution: int                              # pixels, the base's own
     zero_terminal_snr: bool = False
     clip_skip: int | None = None
+    words: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -123,6 +125,7 @@ class Family:
     """What is special about one kind of model. Data where it can be, ten functions where it must.
 
     offers: parts that methods may need: 'text_encoders', 'embeddings', 'cross_attention', 'control_branch'.
+    embedding_keys: the names of a word's vectors in an embedding file, one for each text encoder.
     bucket_step: pixels. prediction: of models whose files do not say ('epsilon', 'v', 'flow'); None: the person must.
     Tokens and Conditioning are the family's own subclasses of `Tensors`.
     """
@@ -131,6 +134,7 @@ class Family:
     title: ClassVar[str]
     order: ClassVar[int] = 100
     offers: ClassVar[frozenset[str]] = frozenset()
+    embedding_keys: ClassVar[tuple[str, ...]] = ()
     bucket_step: ClassVar[int] = 64
     resolution: ClassVar[int] = 512
     prediction: ClassVar[str | None] = "epsilon"
@@ -154,7 +158,7 @@ class Family:
         raise NotImplementedError
 
     def tokenize(self, base: Base, prompts: Sequence[str], max_tokens: int | None = None, weighted: bool = True) -> Tensors:
-        """Token ids and weights of prompts, in chunks, `(word:1.2)` understood; a batch, padded to one number of chunks.
+        """Token ids and weights of prompts, in chunks, `(word:1.2)` and `base.words` understood; padded to one number of chunks.
 
         Prompts longer than `max_tokens` are cut; None cuts nothing. Without `weighted`, brackets are plain characters.
         """

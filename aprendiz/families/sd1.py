@@ -40,6 +40,7 @@ class Sd1(Family):
     title = "Stable Diffusion 1.x"
     order = 30
     offers = frozenset({"text_encoders", "embeddings", "cross_attention", "control_branch"})
+    embedding_keys = ("emb_params",)
     bucket_step = 64
     resolution = 512
     Tokens = Sd1Tokens
@@ -73,7 +74,7 @@ class Sd1(Family):
 
     def tokenize(self, base: Base, prompts: Sequence[str], max_tokens: int | None = None, weighted: bool = True) -> Sd1Tokens:
         from ..nets.clip import tokenize
-        return Sd1Tokens(*tokenize(base.tokenizers[0], prompts, max_tokens, weighted))
+        return Sd1Tokens(*tokenize(base.tokenizers[0], prompts, max_tokens, weighted, base.words))
 
     def count_tokens(self, caption: str) -> int:
         from ..formats import clip_vocab

@@ -40,6 +40,7 @@ class Sd2(Family):
     title = "Stable Diffusion 2.x"
     order = 20
     offers = frozenset({"text_encoders", "embeddings", "cross_attention", "control_branch"})
+    embedding_keys = ("emb_params",)
     bucket_step = 64
     resolution = 512
     prediction = None  # epsilon and v models have the same shapes
@@ -74,7 +75,7 @@ class Sd2(Family):
 
     def tokenize(self, base: Base, prompts: Sequence[str], max_tokens: int | None = None, weighted: bool = True) -> Sd2Tokens:
         from ..nets.clip import tokenize
-        return Sd2Tokens(*tokenize(base.tokenizers[0], prompts, max_tokens, weighted))
+        return Sd2Tokens(*tokenize(base.tokenizers[0], prompts, max_tokens, weighted, base.words))
 
     def count_tokens(self, caption: str) -> int:
         from ..formats import clip_vocab

@@ -43,6 +43,7 @@ class Sdxl(Family):
     title = "Stable Diffusion XL"
     order = 10
     offers = frozenset({"text_encoders", "embeddings", "cross_attention", "control_branch"})
+    embedding_keys = ("clip_l", "clip_g")
     bucket_step = 64
     resolution = 1024
     Tokens = SdxlTokens
@@ -79,8 +80,8 @@ class Sdxl(Family):
 
     def tokenize(self, base: Base, prompts: Sequence[str], max_tokens: int | None = None, weighted: bool = True) -> SdxlTokens:
         from ..nets.clip import tokenize
-        ids_1, weights = tokenize(base.tokenizers[0], prompts, max_tokens, weighted)
-        ids_2, weights_2 = tokenize(base.tokenizers[1], prompts, max_tokens, weighted)
+        ids_1, weights = tokenize(base.tokenizers[0], prompts, max_tokens, weighted, base.words)
+        ids_2, weights_2 = tokenize(base.tokenizers[1], prompts, max_tokens, weighted, base.words)
         assert weights.equal(weights_2)  # one vocabulary, and as many tokens added to one as to the other
         return SdxlTokens(ids_1, ids_2, weights)
 

@@ -9,6 +9,8 @@ Chunks: [begin] + at most 75 tokens + [end] + padding, each encoded by itself, t
 whole in its chunk, as in ComfyUI, if it has at most 8 tokens. Where prompts of a batch have different numbers of chunks, each is
 repeated to their least common multiple: attention over k copies of the same keys gives what one copy gives, so this too
 changes nothing.
+Words of our own (`Base.words`) are called by their name, in any case, or as ComfyUI does by `embedding:name`; their tokens always
+stand together in one chunk, as in AUTOMATIC1111.
 
 Shapes: B batch, N chunks, T tokens of a chunk (77), D features.
 """
@@ -17,11 +19,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .embeddings import FIRST
+
+Words = Mapping[str, Sequence[int]]
 
 UP, DOWN = 1.1, 1 / 1.1
 LONGEST_WORD = 8  # tokens; longer ones are split between chunks
@@ -80,10 +86,29 @@ def _joined(texts: Sequence[str], weights: Sequence[float]) -> list[tuple[str, f
 
 def count_tokens(tokenizer: Any, text: str, weighted: bool = True) -> int:
     """How many tokens a prompt has, begin and end not counted."""
-    return sum(len(word) for part in _words(tokenizer, text, weighted) for word, _ in part)
+    return sum(len(word) for part in _words(tokenizer, text, weighted, {}) for word, _ in part)
 
 
-def _words(tokenizer: Any, prompt: str, weighted: bool) -> list[list[tuple[list[int], float]]]:
+def find_words(text: str, words: Words) -> list[tuple[str, Sequence[int]]]:
+    """A text cut at words of our own: pieces of text with no tokens, and words with theirs.
+
+    ('a Mara on grass', {'mara': (9, 10)}) -> [('a ', ()), ('Mara', (9, 10)), (' on grass', ())]. Of two names the longer counts.
+    """
+    if not words:
+        return [(text, ())]
+    names = "|".join(re.escape(name) for name in sorted(words, key=len, reverse=True))
+    called = re.compile(rf"(?<!\w)(?:embedding:({names})(?:\.(?:safetensors|pt|bin))?|({names}))(?!\w)", re.IGNORECASE)
+    tokens = {name.lower(): ids for name, ids in words.items()}
+    pieces: list[tuple[str, Sequence[int]]] = []
+    end = 0
+    for found in called.finditer(text):
+        name = found[1] or found[2]
+        pieces += [(text[end:found.start()], ()), (name, tokens[name.lower()])]
+        end = found.end()
+    return [*pieces, (text[end:], ())]
+
+
+def _words(tokenizer: Any, prompt: str, weighted: bool, own: Words) -> list[list[tuple[list[int], float]]]:
     """The parts of a prompt between BREAKs, each as words (token ids) with weights; one part of plain text unless `weighted`."""
     parts: list[list[tuple[list[int], float]]] = [[]]
     whole = {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}  # such tokens carry no mark of a word's end
@@ -91,27 +116,33 @@ def _words(tokenizer: Any, prompt: str, weighted: bool) -> list[list[tuple[list[
         for i, piece in enumerate(BREAK.split(text) if weighted else [text]):
             if i:
                 parts.append([])
-            word: list[int] = []
-            ids = tokenizer(piece, add_special_tokens=False, verbose=False).input_ids
-            for token, name in zip(ids, tokenizer.convert_ids_to_tokens(ids)):
-                word.append(token)
-                if name.endswith("</w>") or name in whole:
-                    parts[-1].append((word, weight))
-                    word = []
-            if word:
-                parts[-1].append((word, weight))
+            for words, tokens in find_words(piece, own):
+                found = [list(tokens)] if tokens else _split(tokenizer, words, whole)
+                parts[-1] += [(word, weight) for word in found]
     return parts
 
 
-def chunks(tokenizer: Any, prompt: str, length: int = 75, max_tokens: int | None = None,
-           weighted: bool = True) -> list[list[tuple[int, float]]]:
+def _split(tokenizer: Any, text: str, whole: set[str]) -> list[list[int]]:
+    """The tokens of a text, word by word."""
+    words: list[list[int]] = [[]]
+    ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    for token, name in zip(ids, tokenizer.convert_ids_to_tokens(ids)):
+        words[-1].append(token)
+        if name.endswith("</w>") or name in whole:
+            words.append([])
+    return [word for word in words if word]
+
+
+def chunks(tokenizer: Any, prompt: str, length: int = 75, max_tokens: int | None = None, weighted: bool = True,
+           words: Words | None = None) -> list[list[tuple[int, float]]]:
     """A prompt as chunks of at most `length` (token, weight); at least one, which may be empty. Cut after `max_tokens`."""
     made: list[list[tuple[int, float]]] = []
     left = math.inf if max_tokens is None else max_tokens
-    for part in _words(tokenizer, prompt, weighted):
+    for part in _words(tokenizer, prompt, weighted, words or {}):
         made.append([])
         for word, weight in part:
-            if length - len(made[-1]) < len(word) <= LONGEST_WORD:
+            whole = len(word) <= LONGEST_WORD or word[0] >= FIRST
+            if whole and length - len(made[-1]) < len(word):
                 made.append([])
             for token in word:
                 if left < 1:
@@ -129,17 +160,18 @@ def chunks(tokenizer: Any, prompt: str, length: int = 75, max_tokens: int | None
     return kept
 
 
-def tokenize(tokenizer: Any, prompts: Sequence[str], max_tokens: int | None = None,
-             weighted: bool = True) -> tuple[Tensor, Tensor]:
+def tokenize(tokenizer: Any, prompts: Sequence[str], max_tokens: int | None = None, weighted: bool = True,
+             words: Words | None = None) -> tuple[Tensor, Tensor]:
     """Token ids (B, N, 77) and weights (B, N, 77) of prompts, each repeated to the least common number of chunks.
 
     max_tokens: longer prompts are cut. weighted: whether the syntax above is read; otherwise brackets are characters.
+    words: the tokens of words of our own, by their name.
     """
     size = int(tokenizer.model_max_length)
     begin, end, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
     ids, weights = [], []
     for prompt in prompts:
-        made = chunks(tokenizer, prompt, size - 2, max_tokens, weighted)
+        made = chunks(tokenizer, prompt, size - 2, max_tokens, weighted, words)
         filled = [[(begin, 1.0), *chunk, (end, 1.0), *[(pad, 1.0)] * (size - 2 - len(chunk))] for chunk in made]
         ids.append(torch.tensor([[[token for token, _ in chunk] for chunk in filled]]))
         weights.append(torch.tensor([[[weight for _, weight in chunk] for chunk in filled]]))
