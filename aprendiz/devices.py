@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 KINDS = ("cpu", "cuda", "mps", "xpu")
 # torch before 2.5 knows the CUDA one alone; they are the same class.
 OutOfMemory: type[RuntimeError] = torch.OutOfMemoryError if hasattr(torch, "OutOfMemoryError") else torch.cuda.OutOfMemoryError
-NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED",
+             "CUDNN_STATUS_ALLOC_FAILED")
 
 
 def device(name: str) -> torch.device:
@@ -35,7 +36,8 @@ def device(name: str) -> torch.device:
         raise DeviceError("device is '{name}'. It can be: auto, cpu, cuda, cuda:1, mps, xpu.", name=name, where="training.device")
     if kind not in there or (colon and int(number) >= _count(kind)):
         raise DeviceError("The device '{name}' is not there; this machine has: {there}. Choose one of these, or 'auto'; "
-                          "`python -m aprendiz doctor` tells what is missing.", name=name, there=", ".join(there), where="training.device")
+                          "`python -m aprendiz doctor` tells what is missing.",
+                          name=name, there=", ".join(there), where="training.device")
     return torch.device(kind if kind in ("cpu", "mps") else name)
 
 
@@ -120,7 +122,7 @@ def card(where: torch.device) -> tuple[int, int, int]:
 
 
 def free_ram(swap: bool = False) -> int | None:
-    """Bytes of the computer's memory that programs can still take, with what can be swapped out or without; None where nobody knows.
+    """Bytes of the computer's memory that programs can still take, with or without what can be swapped out; None: unknown.
 
     Less where a container is allowed less.
     """
@@ -130,7 +132,7 @@ def free_ram(swap: bool = False) -> int | None:
 
 
 def least(meminfo: str, limit: str, used: str, swap: bool = False) -> int | None:
-    """Bytes free by Linux' own count (/proc/meminfo) and within a container's bound (cgroup 2, 'max' for none); None where unknown."""
+    """Bytes free by Linux' own count (/proc/meminfo) and within a container's bound (cgroup 2, 'max' for none); None: unknown."""
     lines = dict(line.split(":", 1) for line in meminfo.splitlines() if ":" in line)
     wanted = ("MemAvailable", "SwapFree") if swap else ("MemAvailable",)
     known = []

@@ -1,7 +1,8 @@
 """What a step takes of the device's memory, before it takes it: counted from shapes, for any way of fitting it in.
 
-Weights by their type; what is trained with its gradient, moments, average and working copy; activations by tracing the step (`nets.footprint`);
-pictures and texts kept on the device; and a constant for what no tensor shows: the driver's context and the kernels' workspace. All in bytes.
+Weights by their type; what is trained with its gradient, moments, average and working copy; activations by tracing the step
+(`nets.footprint`); pictures and texts kept on the device; and a constant for what no tensor shows: the driver's context and the
+kernels' workspace. All in bytes.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ STATE = {"adamw": 8, "adamw8bit": 2, "prodigy": 16, "lion": 4, "adafactor": 5, "
 class Choice:
     """How a step is fitted in.
 
-    recomputed, streamed: numbers of pieces of the network (`recompute.pieces`); what is streamed is recomputed too. parts: into which a
-    process's share of a batch is cut. eight_bit: the frozen layers of all pieces.
+    recomputed, streamed: numbers of pieces of the network (`recompute.pieces`); what is streamed is recomputed too. parts: into
+    which a process's share of a batch is cut. eight_bit: the frozen layers of all pieces.
     """
 
     recomputed: tuple[int, ...] = ()
@@ -74,9 +75,9 @@ class Estimate:
 class Work:
     """A step as far as memory is concerned.
 
-    live: the VAE encodes in the step. pictures: of a process's share of a batch. size: (width, height) of the largest bucket, pixels. state: the
-    longest text state, or tokens where the text encoder is trained. kept: bytes of encoded pictures and texts, which stay on the device where
-    they are less than a quarter of what is free.
+    live: the VAE encodes in the step. pictures: of a process's share of a batch. size: (width, height) of the largest bucket, in
+    pixels. state: the longest text state, or tokens where the text encoder is trained. kept: bytes of encoded pictures and texts,
+    which stay on the device where they are less than a quarter of what is free.
     """
 
     job: Job
@@ -181,9 +182,10 @@ def passing_vae(base: Base, size: tuple[int, int], decode: bool) -> int:
     if base.vae is None:
         return 0
     if decode:
-        shape = (1, *base.family.latent_shape(base, *size))
-        return footprint.passing(lambda: base.family.decode(base, torch.empty(shape, device="meta")), [base.vae])
-    return footprint.passing(lambda: base.family.encode_images(base, torch.empty(1, 3, size[1], size[0], device="meta"))[0], [base.vae])
+        latents = (1, *base.family.latent_shape(base, *size))
+        return footprint.passing(lambda: base.family.decode(base, torch.empty(latents, device="meta")), [base.vae])
+    shape = (1, 3, size[1], size[0])
+    return footprint.passing(lambda: base.family.encode_images(base, torch.empty(shape, device="meta"))[0], [base.vae])
 
 
 def heavy(states: Tensors) -> int:

@@ -1,32 +1,32 @@
 """How a step is fitted into the device's memory, and what is done when it does not fit after all.
 
-`memory = "auto"` goes down a ladder until the estimate fits what is free less a gigabyte: activations computed again rather than kept, a batch
-trained in parts, frozen weights in 8 bits, pieces of the network brought in turn. All but the third change nothing of what is learned, and that
-one says by how much. The choice is told with its cost and kept in the run's folder, so that a resumed run makes the same. A step that runs out
-of memory all the same is done again one rung lower.
+`memory = "auto"` goes down a ladder until the estimate fits what is free less a gigabyte: activations computed again rather than
+kept, a batch trained in parts, frozen weights in 8 bits, pieces of the network brought in turn. All but the third change nothing
+of what is learned, and that one says by how much. The choice is told with its cost and kept in the run's folder, so that a
+resumed run makes the same. A step that runs out of memory all the same is done again one rung lower.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import logging
-import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 
 from . import devices
 from .errors import DeviceError
-from .estimate import Choice, Estimate, Need, Work, frozen_bytes, gb, passing_vae
+from .estimate import Choice, Estimate, Need, Work, frozen_bytes, gb
 from .files import write_json
 from .nets import eight_bit, recompute
 from .nets.offload import Stream
+from .placing import drawing, free_unused
+from .spill import Spill
 
 if TYPE_CHECKING:
     from .families import Base
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from .run import Run
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 MARGIN = 1_000_000_000  # bytes that are left free: other programs draw on the card too
 GROWTH_STEPS = 2000     # fp16: steps without overflow after which the loss scale doubles
@@ -91,9 +90,9 @@ def partly(need: Need, choice: Choice, lower: Choice) -> Iterator[Choice]:
 
 
 def choose(work: Work, run: Run, processes: Processes, free: int | None = None) -> Choice:
-    """How this run's steps are fitted in: as in its folder, else what the settings say, lower where that does not fit; told, and kept.
+    """How this run's steps are fitted in: as in its folder, else as the settings say, lower where that does not fit.
 
-    free: bytes of the device's memory; None asks the device. All processes choose as the main one.
+    It is told and kept. free: bytes of the device's memory; None asks the device. All processes choose as the main one.
     """
     training = work.job.training
     need = Need(work)
@@ -113,7 +112,7 @@ def choose(work: Work, run: Run, processes: Processes, free: int | None = None) 
     try:
         chosen, estimate = ladder.choose(need, start, free)
     except (RuntimeError, NotImplementedError, TypeError) as error:
-        logger.warning("What a step needs could not be estimated (%s: %s); it is tried as the settings say.", type(error).__name__, error)
+        logger.warning("What a step needs could not be estimated (%s: %s).", type(error).__name__, error)
         return agreed(start, processes)
     chosen = agreed(chosen, processes)
     keep(run, chosen, estimate, free)
@@ -122,8 +121,9 @@ def choose(work: Work, run: Run, processes: Processes, free: int | None = None) 
                 needed=gb(estimate.total), free=gb(free), device=str(work.device))
     explain(run, need, start, chosen)
     if estimate.total > free:
-        run.say("Even so {needed} GB are more than the {free} GB that are free on {device}, so memory may run out. Choose a smaller resolution or "
-                "rank, or close other programs that use it.", warning=True, needed=gb(estimate.total), free=gb(free), device=str(work.device))
+        run.say("Even so {needed} GB are more than the {free} GB that are free on {device}, so memory may run out. Choose a "
+                "smaller resolution or rank, or close other programs that use it.",
+                warning=True, needed=gb(estimate.total), free=gb(free), device=str(work.device))
     return chosen
 
 
@@ -141,14 +141,15 @@ def explain(run: Run, need: Need, start: Choice, chosen: Choice) -> None:
     """Tell each thing that was done to fit, and its cost."""
     if chosen.recomputed != start.recomputed:
         slower = need.trace(need.work.each(chosen)).slower(chosen.recomputed)
-        run.say("To fit, {count} of the network's {all} parts compute their activations again instead of keeping them: about {percent} % more work "
-                "a step, the same result.", count=len(chosen.recomputed), all=len(need.pieces), percent=round(100 * slower))
+        run.say("To fit, {count} of the network's {all} parts compute their activations again instead of keeping them: about "
+                "{percent} % more work a step, the same result.",
+                count=len(chosen.recomputed), all=len(need.pieces), percent=round(100 * slower))
     if chosen.parts != start.parts:
-        run.say("To fit, {pictures} pictures go through the network at a time instead of {all}: a little slower, the same result.",
-                pictures=need.work.each(chosen), all=need.work.each(start))
+        run.say("To fit, {pictures} picture(s) go through the network at a time instead of {all}: a little slower, the "
+                "same result.", pictures=need.work.each(chosen), all=need.work.each(start))
     if chosen.streamed:
-        run.say("To fit, {count} of the network's {all} parts wait in the computer's memory and come in turn: {size} GB are copied a step, the same "
-                "result.", count=len(chosen.streamed), all=len(need.pieces), size=gb(need.streamed_bytes(chosen)))
+        run.say("To fit, {count} of the network's {all} parts wait in the computer's memory and come in turn: {size} GB are "
+                "copied a step, the same result.", count=len(chosen.streamed), all=len(need.pieces), size=gb(need.streamed_bytes(chosen)))
 
 
 def remembered(run: Run, pieces: int) -> Choice | None:
@@ -186,14 +187,15 @@ class Fitted:
         recompute.keep(self.pieces)
         if choice.eight_bit and not self.choice.eight_bit:
             error = eight_bit.store(self.pieces)
-            self.run.say("To fit, the frozen weights are kept in 8 bits: they differ from the file's by up to {percent} %, and losses a little. "
-                         "What is learned stays in fp32.", percent=f"{100 * error:.1f}")
+            self.run.say("To fit, the frozen weights are kept in 8 bits: they differ from the file's by up to {percent} %, and "
+                         "losses a little. What is learned stays in fp32.", percent=f"{100 * error:.1f}")
         if choice.streamed != self.choice.streamed:
             if self.stream is not None:
                 self.stream.close()
             self.stream = Stream([self.pieces[number] for number in choice.streamed], self.device)
             if self.device.type == "cuda" and not self.stream.pinned:
-                self.run.say("The system pins no more memory, so copies to the card are slow. Close other programs.", warning=True)
+                self.run.say("The system pins no more memory, so copies to the card are slow. Close other programs.",
+                             warning=True)
         recompute.recompute(self.pieces[number] for number in choice.recomputed)
         self.choice = choice
 
@@ -203,8 +205,8 @@ class Fitted:
         with drawing(self.base, self.device, size) as left:
             if left and not self._told:
                 self._told = True
-                self.run.say("There is no room for {parts} on {device} beside the network, so samples need the CPU and take longer.",
-                             parts=", ".join(left), device=str(self.device))
+                self.run.say("There is no room for {parts} on {device} beside the network, so samples need the CPU and take "
+                             "longer.", parts=", ".join(left), device=str(self.device))
             yield
 
     @property
@@ -238,23 +240,27 @@ class Fit:
         return self.fitted.choice.parts
 
     def lower(self, arena: Arena) -> None:
-        """One rung lower after running out of memory; says what was chosen and what it costs. Raises DeviceError at the last rung."""
+        """One rung lower after running out of memory; says what it is and what it costs. Raises DeviceError at the last rung."""
         now, run = self.fitted.choice, self.fitted.run
         lower = None if self.manual else self.fitted.ladder.below(now)
         if lower is None:
-            raise DeviceError("The device ran out of memory at resolution {resolution} with {parts} picture(s) at a time. Choose a smaller "
-                              "resolution or rank, close other programs that use the card, or set memory to auto.",
+            raise DeviceError("The device ran out of memory at resolution {resolution} with {parts} picture(s) at a time. Choose "
+                              "a smaller resolution or rank, close other programs that use the card, or set memory to auto.",
                               resolution=self.resolution, parts=self.fitted.together, where="training.memory")
         arena.working_gradient.zero_()  # of the parts that were done; the whole gradient is emptied by the step itself
         free_unused(self.fitted.device)
         if lower.recomputed != now.recomputed:
-            run.say("Out of memory: activations are now computed again instead of kept, about a third more time. Nothing is lost.", warning=True)
+            run.say("Out of memory: activations are now computed again instead of kept, about a third more time. Nothing is "
+                    "lost.", warning=True)
         if lower.parts != now.parts:
-            run.say("Out of memory: each batch is now trained in {parts} parts, a little slower. Nothing is lost.", warning=True, parts=lower.parts)
+            run.say("Out of memory: each batch is now trained in {parts} parts, a little slower. Nothing is lost.",
+                    warning=True, parts=lower.parts)
         if lower.eight_bit != now.eight_bit:
-            run.say("Out of memory: the frozen weights are now kept in 8 bits, which changes them a little. Nothing learned is lost.", warning=True)
+            run.say("Out of memory: the frozen weights are now kept in 8 bits, which changes them a little. Nothing learned is "
+                    "lost.", warning=True)
         if lower.streamed != now.streamed:
-            run.say("Out of memory: the network's parts now wait in the computer's memory and come in turn, slower. Nothing is lost.", warning=True)
+            run.say("Out of memory: the network's parts now wait in the computer's memory and come in turn, slower. Nothing is "
+                    "lost.", warning=True)
         self.fitted.change(lower)
         keep(run, lower)
         free_unused(self.fitted.device)
@@ -279,121 +285,3 @@ class Fit:
         self._fine, self.loss_scale = 0, self.loss_scale / 2
         # Below 1 it is no overflow but a loss that is no number; the meter names it.
         return self.loss_scale >= 1
-
-
-def free_unused(device: torch.device) -> None:
-    """Give back what nothing uses any more."""
-    gc.collect()
-    devices.release(device)
-
-
-# Memory that spills
-
-
-class Spill:
-    """Notices that a card's memory overflows into the computer's, as drivers on Windows let it: nothing fails, steps take many times longer.
-
-    probe: bytes free on the card, of the card, and held by torch. It is noticed once: when torch holds more than the card has, or when steps
-    suddenly take much longer and the card is full.
-    """
-
-    WINDOW, JUMP, FULL = 10, 2.0, 0.03  # steps looked at together; how much longer; share that is free on a full card
-
-    def __init__(self, run: Run, probe: Callable[[], tuple[int, int, int]]) -> None:
-        self.run, self.probe = run, probe
-        self.noticed = False
-        self._before: float | None = None
-        self._best: float | None = None
-        self._window: list[float] = []
-
-    def note(self, now: float) -> None:
-        """A step ended at this second."""
-        if self._before is not None:
-            self._window.append(now - self._before)
-        self._before = now
-        if len(self._window) < self.WINDOW or self.noticed:
-            return
-        typical = statistics.median(self._window)  # samples and saves between two steps do not count
-        self._window.clear()
-        self._best = typical if self._best is None else min(self._best, typical)
-        free, total, held = self.probe()
-        if held > total or (typical > self.JUMP * self._best and free < self.FULL * total):
-            self.noticed = True
-            self.run.say("The card's memory is full and spills into the computer's, so a step takes {seconds} s instead of {best} s. Close other "
-                         "programs that use the card, or in the NVIDIA control panel set 'CUDA - Sysmem Fallback Policy' to 'Prefer No Sysmem "
-                         "Fallback': the run then fits itself in.", warning=True, seconds=f"{typical:.2g}", best=f"{self._best:.2g}")
-
-
-# Beside the steps: encoding and drawing
-
-
-def encoded(base: Base, parts: Sequence[str], device: torch.device, run: Run, work: Callable[[], T]) -> T:
-    """Do work with these parts of the base on the device alone; on the CPU where they do not fit. They are on the CPU afterwards."""
-    modules = [module for name, module in base.parts().items() if name in parts]
-
-    def move(where: torch.device | str) -> None:
-        for module in modules:
-            module.to(where)
-        free_unused(device)
-
-    short = False
-    try:
-        with devices.naming_shortage():
-            move(device)
-            return work()
-    except devices.OutOfMemory:
-        if device.type == "cpu":
-            raise
-        short = True
-    finally:
-        if not short:
-            move("cpu")
-    # Outside of the handler, what the error holds is free again.
-    move("cpu")
-    run.say("Out of memory: pictures and texts are encoded on the CPU, slower. Nothing is lost.", warning=True)
-    return work()
-
-
-@contextlib.contextmanager
-def drawing(base: Base, device: torch.device, size: tuple[int, int], free: int | None = None) -> Iterator[list[str]]:
-    """While pictures of (width, height) are drawn: the VAE and the text encoders on the device as far as they fit beside what is there.
-
-    Yields the names of those left on the CPU. free: bytes; None asks the device.
-    """
-    moved: list[torch.nn.Module] = []
-    left: list[str] = []
-    room = devices.free_bytes(device) if free is None else free
-    for name, module in sorted(base.parts().items(), reverse=True):  # the VAE first: it is the slower one on a CPU
-        if name == "network" or next(module.parameters()).device.type == device.type:
-            continue
-        needs = frozen_bytes(module) + (passing_vae(base, size, decode=True) if name == "vae" else 0)
-        if room is not None and needs + MARGIN // 2 > room:
-            left.append(name)
-            continue
-        moved.append(module.to(device))
-        room = None if room is None else room - needs
-    try:
-        yield left
-    finally:
-        for module in moved:
-            module.to("cpu")
-        if moved:
-            devices.release(device)
-
-
-@contextlib.contextmanager
-def drawing_alone(base: Base, device: torch.device, size: tuple[int, int], free: int | None = None) -> Iterator[None]:
-    """While pictures are drawn before anything is taught: the network too, whole or streamed; all of it on the CPU afterwards."""
-    free = devices.free_bytes(device) if free is None else free
-    stream = None
-    if device.type != "cpu" and free is not None and frozen_bytes(base.network) + MARGIN > free:
-        stream = Stream(recompute.pieces(base.family.blocks(base)), device)
-    base.network.to(device)
-    try:
-        with drawing(base, device, size):
-            yield
-    finally:
-        if stream is not None:
-            stream.close()
-        base.network.to("cpu")
-        free_unused(device)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import boards, devices, memory, registry, room
+from . import boards, devices, memory, placing, registry, room
 from .data import buckets, captions, folder
 from .data.cache import Cache, Cut, Encoded, encode_cuts, encode_now, encode_texts
 from .data.loader import Example, Loader, Plan, Store
@@ -179,9 +179,9 @@ def prepare(job: Job, run: Run, checked: Checked, processes: Processes) -> Lesso
     method = registry.methods()[job.method_name](base, job)
     cuts, texts, offered = lay_out(job, draws, [taught, kept_apart, beside])
     readers = [] if method.trains_text_encoder else [name for name in base.parts() if name.startswith("text_encoder")]
-    states = memory.encoded(base, readers, device, run, lambda: encode_states(base, texts, job, cache, run, method.trains_text_encoder))
+    states = placing.encoded(base, readers, device, run, lambda: encode_states(base, texts, job, cache, run, method.trains_text_encoder))
     live = job.data.crop == "random" and job.data.crop_variants == 0
-    encoded = None if live else memory.encoded(base, ["vae"], device, run, lambda: encode_cuts(
+    encoded = None if live else placing.encoded(base, ["vae"], device, run, lambda: encode_cuts(
         base, cuts, job.data, cache, lambda done, of: run.event("caching", what="pictures", done=done, total=of)))
     cache.trim()
 
@@ -310,5 +310,5 @@ def prior_pictures(job: Job, run: Run, base: Base, pictures: Sequence[Picture], 
         return list(folder.scan(prior_settings(job)).pictures)
     if not job.prior.pictures:
         return []
-    with memory.drawing_alone(base, device, (side, side)):
+    with placing.drawing_alone(base, device, (side, side)):
         return make(job, run, base, pictures, side)

@@ -43,10 +43,10 @@ def memory_problems(source: Source, dtype: torch.dtype, free: int | None) -> lis
         return []
     told = {"file": source.path.name, "needed": in_words(needed), "free": in_words(free)}
     if dtype.itemsize > 2:
-        return [Problem("Opening {file} takes {needed} of the computer's memory, and {free} are free. Close other programs, or set "
-                        "precision to bf16, which takes half.", told, "training.precision")]
-    return [Problem("Opening {file} takes {needed} of the computer's memory, and {free} are free. Close other programs, or choose "
-                    "a smaller base.", told, "base.path")]
+        return [Problem("Opening {file} takes {needed} of the computer's memory, and {free} are free. Close other programs, or "
+                        "set precision to bf16, which takes half.", told, "training.precision")]
+    return [Problem("Opening {file} takes {needed} of the computer's memory, and {free} are free. Close other programs, or "
+                    "choose a smaller base.", told, "base.path")]
 
 
 def check_disk(run: Run, job: Job, trained: int, steps: int, free: int | None = None) -> None:
@@ -57,8 +57,8 @@ def check_disk(run: Run, job: Job, trained: int, steps: int, free: int | None = 
     needed = checkpoint_bytes(job.training, steps, Facts(trained_parameters=trained)) - written(run)
     free = free_bytes(run.folder) if free is None else free
     if needed > free:
-        raise RunError("The run needs about {needed} in {folder}, and {free} are free. Free some space, choose another folder with "
-                       "--out, or save less often.",
+        raise RunError("The run needs about {needed} in {folder}, and {free} are free. Free some space, choose another folder "
+                       "with --out, or save less often.",
                        needed=in_words(needed), folder=str(run.folder), free=in_words(free), where="output")
 
 

@@ -1,24 +1,28 @@
-"""Frozen layers in 8 bits: an int8 matrix and one scale for each output channel, turned back into the layer's precision as it is used.
+"""Frozen layers in 8 bits: an int8 matrix and one scale for each output channel, restored to the layer's precision when used.
 
-w = q s with q in -127..127 and s the channel's largest |w| / 127, so no weight is further than s / 2 from its own: for bell-shaped
-weights about 1 % of a channel's length. Activations are not quantised, and the gradient is that of the layer as stored; neither the
-restored weight nor, in a convolution, its input is kept for it. Shapes: O output channels, I inputs to each.
+w = q s with q in -127..127 and s the channel's largest |w| / 127, so no weight is further than s / 2 from its own: for
+bell-shaped weights about 1 % of a channel's length. Activations are not quantised, and the gradient is that of the layer as
+stored; neither the restored weight nor, in a convolution, its input is kept for it. Shapes: O output channels, I inputs to each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_input
 
 SMALLEST = 4096  # weights; what is smaller is not worth it
 
 
 class EightBitLinear(nn.Linear):
     """A frozen linear layer in 8 bits. `weight` is made anew each time it is asked for: writing into it changes nothing."""
+
+    stored: Tensor
+    scale_O: Tensor
 
     def __init__(self, layer: nn.Linear) -> None:
         nn.Module.__init__(self)
@@ -36,10 +40,14 @@ class EightBitLinear(nn.Linear):
 class EightBitConv2d(nn.Conv2d):
     """A frozen convolution in 8 bits. `weight` is made anew each time it is asked for: writing into it changes nothing."""
 
+    stored: Tensor
+    scale_O: Tensor
+
     def __init__(self, layer: nn.Conv2d) -> None:
         nn.Module.__init__(self)
         self.in_channels, self.out_channels, self.groups = layer.in_channels, layer.out_channels, layer.groups
-        self.kernel_size, self.stride, self.padding, self.dilation = layer.kernel_size, layer.stride, layer.padding, layer.dilation
+        self.kernel_size, self.stride = layer.kernel_size, layer.stride
+        self.padding, self.dilation = layer.padding, layer.dilation
         self.transposed, self.output_padding, self.padding_mode = layer.transposed, layer.output_padding, layer.padding_mode
         _take_over(self, layer)
 
@@ -56,7 +64,7 @@ def _take_over(new: EightBitLinear | EightBitConv2d, layer: nn.Linear | nn.Conv2
     stored, scale_O = quantised(layer.weight.detach())
     new.register_buffer("stored", stored)
     new.register_buffer("scale_O", scale_O)
-    new.register_parameter("bias", layer.bias)
+    new.register_parameter("bias", layer.bias)  # type: ignore[arg-type]
     new.train(layer.training)
 
 
@@ -96,11 +104,11 @@ class _Conv2d(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         stored, scale_O = ctx.saved_tensors
-        back = torch.nn.grad.conv2d_input(ctx.shape, restored(stored, scale_O), gradient, *ctx.how)
+        back = conv2d_input(ctx.shape, restored(stored, scale_O), gradient, *ctx.how)
         return back, None, None, None, None
 
 
-def fits(layer: nn.Module) -> bool:
+def fits(layer: nn.Module) -> TypeGuard[nn.Linear | nn.Conv2d]:
     """Whether a layer can be kept in 8 bits, and is worth it."""
     if isinstance(layer, (EightBitLinear, EightBitConv2d)) or not isinstance(layer, (nn.Linear, nn.Conv2d)):
         return False
@@ -119,8 +127,8 @@ def store(chosen: Iterable[nn.Module]) -> float:
             if not name or not fits(layer):
                 continue
             parent, _, leaf = name.rpartition(".")
-            made = EightBitLinear(layer) if isinstance(layer, nn.Linear) else EightBitConv2d(layer)  # type: ignore[arg-type]
-            worst = max(worst, relative_error(layer.weight, made.weight))  # type: ignore[arg-type]
+            made = EightBitLinear(layer) if isinstance(layer, nn.Linear) else EightBitConv2d(layer)
+            worst = max(worst, relative_error(layer.weight, made.weight))
             setattr(module.get_submodule(parent), leaf, made)
     return worst
 
@@ -137,6 +145,5 @@ def saved(module: nn.Module) -> int:
     for name, layer in module.named_modules():
         if name and fits(layer):
             weight = layer.weight
-            assert isinstance(weight, Tensor)
             total += weight.numel() * (weight.element_size() - 1) - len(weight) * weight.element_size()
     return total

@@ -56,7 +56,7 @@ class Footprint:
     largest: int = 0
 
     def peak(self, recomputed: Collection[int] = ()) -> int:
-        """Most bytes alive at a time, besides weights, where these pieces (their numbers) are computed again for their gradient."""
+        """Most bytes alive at a time, besides weights, where these pieces (by number) are computed again for their gradient."""
         held = dict(self.outside.saved)
         for number, piece in enumerate(self.pieces):
             held |= piece.handed if number in recomputed else piece.saved
@@ -78,7 +78,8 @@ class Footprint:
         return sum(self.pieces[number].again for number in recomputed) / max(whole, 1.0)
 
 
-def trace(step: Callable[[], Tensor], modules: Sequence[nn.Module], chosen: Sequence[nn.Module], working: torch.dtype) -> Footprint:
+def trace(step: Callable[[], Tensor], modules: Sequence[nn.Module], chosen: Sequence[nn.Module],
+          working: torch.dtype) -> Footprint:
     """Run a step's forward with these modules on the meta device; they are as they were afterwards.
 
     step: makes its own meta inputs. chosen: the pieces to tell apart. working: the precision that trained parameters will have.

@@ -63,7 +63,7 @@ class Place:
 
 
 class Stream:
-    """These modules, in the order in which they run, wait in host memory from now on. `copied` counts the bytes brought so far."""
+    """These modules, in the order in which they run, wait in host memory from now on. copied: bytes brought so far."""
 
     def __init__(self, modules: Sequence[nn.Module], device: torch.device, slots: int = SLOTS) -> None:
         self.device = device

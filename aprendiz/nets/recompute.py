@@ -30,7 +30,7 @@ def recompute(chosen: Iterable[nn.Module]) -> None:
     """Let these pieces forget. One that forgets already is left as it is."""
     for piece in chosen:
         if not isinstance(piece.forward, Again):
-            piece.forward = Again(piece.forward)  # type: ignore[method-assign]
+            piece.forward = Again(piece.forward)
 
 
 def keep(chosen: Iterable[nn.Module]) -> None:
