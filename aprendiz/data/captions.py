@@ -32,11 +32,14 @@ UNSEEN = re.compile(r"[\x00-\x08\x0e-\x1f\x7f\ufeff\u200b]")  # control characte
 @dataclass(frozen=True)
 class Told:
     """What one source says of one picture. source: as messages name it. texts: several where a list was given. picture: the name
-    that the source uses for it, where it is not simply beside it."""
+    that the source uses for it, where it is not simply beside it. condition: the name of what a ControlNet is shown with it; shows:
+    this is such a picture itself."""
 
     source: str
     texts: tuple[str, ...]
     picture: str = ""
+    condition: str = ""
+    shows: bool = False
 
 
 # Reading
@@ -107,7 +110,8 @@ def match(picture: str, candidates: Mapping[str, list[str]]) -> list[str]:
 def read_metadata(file: Path, name: str) -> tuple[list[Told], list[Problem]]:
     """What the lines of a `metadata.jsonl` (imagefolder convention) say, and what is wrong with them.
 
-    Each line is an object with `file_name`, relative to the file's own folder, and `text` or `caption`: a text or a list of them.
+    Each line is an object with `file_name`, relative to the file's own folder, and `text` or `caption`: a text or a list of them;
+    `conditioning_image` (or `condition`) names what a ControlNet is shown with it.
     """
     told: list[Told] = []
     problems: list[Problem] = []
@@ -136,7 +140,10 @@ def _metadata_line(line: str, name: str, number: int) -> list[Told]:
     if not isinstance(picture, str) or not picture:
         raise DatasetError("Line {line} of {file} names no picture. Each line must be an object such as "
                            '{{"file_name": "a.png", "text": "a caption"}}.', where=name, file=name, line=number)
-    told = [Told(f"{name}:{number}", (), picture)]
+    condition = entry.get("conditioning_image") or entry.get("condition") or ""
+    if not isinstance(condition, str):
+        raise DatasetError("Line {line} of {file} has a conditioning_image that is no file's name.", where=name, file=name, line=number)
+    told = [Told(f"{name}:{number}", (), picture, condition)]
     for value in (entry.get("text"), entry.get("caption")):
         texts = [value] if isinstance(value, str) else value
         if value is None:

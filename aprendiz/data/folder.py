@@ -4,6 +4,8 @@
     captions      name.txt or name.caption beside a picture, `metadata.jsonl` in its folder or above; two that differ are an
                   error. Without one: the template (`caption`), else the name of an `N_name` folder, else the trigger word
     masks         name.mask.png: no picture itself, but how much each pixel of `name` counts
+    conditions    name.cond.png, a folder `conditions` beside a folder `images`, or `conditioning_image` in metadata.jsonl: no
+                  picture itself, but what a ControlNet is shown with `name`
     10_sks dog    a folder whose pictures are shown 10 times an epoch (at most three digits: 2024_summer is a year); its name
                   tells a trigger word and a class word where nothing else does
     concept.json  a folder's own {"trigger", "class_word", "caption", "repeats"}, before what the settings say; inherited by
@@ -23,7 +25,7 @@ import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +44,8 @@ OTHER = (".gif", ".tif", ".tiff", ".heic", ".heif", ".jfif", ".jpe", ".jxl", ".j
 IGNORED = {"__macosx", "thumbs.db", "desktop.ini", "ehthumbs.db", "@eadir", "$recycle.bin"}
 RUN_FILES = {"job.json", "events.jsonl"}  # a run's folder holds samples, which nobody wants to learn from by accident
 MASKS = tuple(f".mask{extension}" for extension in EXTENSIONS)
+CONDITIONS = tuple(f".cond{extension}" for extension in EXTENSIONS)
+PAIRED = ("conditions", "conditioning_images")  # folders beside `images` that hold condition pictures
 NUMBERED = re.compile(r"(\d{1,3})_(.*\S.*)")
 
 
@@ -49,9 +53,9 @@ NUMBERED = re.compile(r"(\d{1,3})_(.*\S.*)")
 class Picture:
     """One picture and all that is known of it without decoding.
 
-    size: (width, height), upright. digest, mask_digest: SHA-256 of the files' bytes. captions: at least one, the trigger already
-    in front where it was lacking; "" where there is nothing to say. validation: kept apart. concept: the name of its folder.
-    name: relative to the dataset's folder.
+    size: (width, height), upright. digest, mask_digest, condition_digest: SHA-256 of the files' bytes. captions: at least one, the
+    trigger already in front where it was lacking; "" where there is nothing to say. validation: kept apart. concept: the name of its
+    folder. name: relative to the dataset's folder. condition: what a ControlNet is shown with it.
     """
 
     file: Path
@@ -66,6 +70,8 @@ class Picture:
     name: str = ""
     trigger: str | None = None
     mask_digest: str | None = None
+    condition: Path | None = None
+    condition_digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ class Place:
     """A folder on the way through the dataset: where it is, what it holds, what counts in it.
 
     name: relative, "" for the dataset's own folder. title: the folder's name without its number. numbered: the title of the
-    nearest `N_name` folder, if any.
+    nearest `N_name` folder, if any. partners: condition pictures in the folder that belongs to this one, by their folded stems.
     """
 
     path: Path
@@ -105,6 +111,7 @@ class Place:
     concept: Concept
     numbered: str | None = None
     files: tuple[str, ...] = ()
+    partners: Mapping[str, Path] = field(default_factory=dict)
 
     def relative(self, file: str) -> str:
         """The name of one of its files in messages."""
@@ -130,7 +137,7 @@ def scan(settings: DataSettings, progress: Callable[[int, int], None] | None = N
     problems: list[Problem] = []
     start = Place(root, "", root.name, Concept(trigger=clean(settings.trigger or "") or None, class_word=settings.class_word,
                                                caption=settings.caption, repeats=settings.repeats))
-    places = list(walk(start, problems, set()))
+    places = paired(list(walk(start, problems, set())), problems)
     told = _metadata(places, problems)
     found: list[Picture] = []
     for place in places:
@@ -174,7 +181,8 @@ def held_out(digests: Sequence[str], share: float) -> set[str]:
 
 def content(pictures: Sequence[Picture]) -> str:
     """The identity of a dataset's content."""
-    rows = sorted([p.digest, p.mask_digest or "", list(p.captions), p.repeats, p.class_word or ""] for p in pictures)
+    rows = sorted([p.digest, p.mask_digest or "", list(p.captions), p.repeats, p.class_word or "",
+                   *([p.condition_digest] if p.condition_digest else [])] for p in pictures)
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
@@ -202,6 +210,30 @@ def walk(place: Place, problems: list[Problem], seen: set[str]) -> Iterator[Plac
     for name in sorted(inner):
         deeper = replace(place, path=place.path / name, name=f"{place.name}/{name}" if place.name else name, title=name)
         yield from walk(deeper, problems, seen)
+
+
+def paired(places: Sequence[Place], problems: list[Problem]) -> list[Place]:
+    """The places, those of condition pictures joined to the pictures' own: images/a/1.png to conditions/a/1.png."""
+    by_name = {place.name: place for place in places}
+    taken: set[str] = set()
+    found = []
+    for place in places:
+        parts = place.name.split("/")
+        depth = next((i for i, part in enumerate(parts) if part.lower() == "images"), None)
+        names = [] if depth is None else ["/".join([*parts[:depth], folder, *parts[depth + 1:]]) for folder in PAIRED]
+        other = next((by_name[name] for name in names if name in by_name), None)
+        if other is not None:
+            taken.add(other.name)
+            stems = {fold(os.path.splitext(name)[0]) for name in place.files}
+            files = [name for name in other.files if name.lower().endswith(EXTENSIONS)]
+            place = replace(place, partners={fold(os.path.splitext(name)[0]): other.path / name for name in files})
+            problems += [_lonely(other.relative(name)) for name in files if fold(os.path.splitext(name)[0]) not in stems]
+        found.append(place)
+    return [place for place in found if place.name not in taken]
+
+
+def _lonely(name: str) -> Problem:
+    return Problem("{file} is a condition picture without a picture. A condition picture has its picture's name.", {"file": name}, name, warning=True)
 
 
 def _own(place: Place, problems: list[Problem]) -> Place:
@@ -256,8 +288,14 @@ def _metadata(places: Sequence[Place], problems: list[Problem]) -> dict[str, lis
                 problems += found
                 for entry in entries:
                     key = posixpath.normpath(posixpath.join(place.name, entry.picture.replace("\\", "/")))
+                    if entry.condition:
+                        beside = posixpath.normpath(posixpath.join(place.name, entry.condition.replace("\\", "/")))
+                        # Of the condition picture nothing is said, but that it is one.
+                        told.setdefault(fold(beside), []).append(replace(entry, picture=entry.condition, texts=(), condition="", shows=True))
+                        entry = replace(entry, condition=str(place.path / entry.condition.replace("\\", "/")))
                     told.setdefault(fold(key), []).append(entry)
     there = {fold(posixpath.join(place.name, file)) for place in places for file in place.files}
+    there |= {key for key, entries in told.items() if any(entry.shows for entry in entries)}  # looked for when it is read
     for key, entries in told.items():
         if key not in there:
             problems.append(Problem("{source} names {picture}, but the folder has no such picture.",
@@ -268,24 +306,29 @@ def _metadata(places: Sequence[Place], problems: list[Problem]) -> dict[str, lis
 
 def _describe(place: Place, told: Mapping[str, list[Told]], problems: list[Problem]) -> list[Picture]:
     """The pictures of a folder with their captions and masks; sizes and digests are still lacking."""
-    names = [name for name in place.files if name.lower().endswith(EXTENSIONS) and not name.lower().endswith(MASKS)]
-    masks, beside = captions.beside(place.files, MASKS), captions.beside(place.files)
+    names = [name for name in place.files if name.lower().endswith(EXTENSIONS) and not name.lower().endswith((*MASKS, *CONDITIONS))]
+    names = [name for name in names if not any(entry.shows for entry in told.get(fold(posixpath.join(place.name, name)), ()))]
+    masks, conditions, beside = captions.beside(place.files, MASKS), captions.beside(place.files, CONDITIONS), captions.beside(place.files)
     nearly = captions.beside(place.files, captions.NEARLY)
     pictures, used, lacking = [], set(), False
     for name in names:
         own = captions.match(name, beside)
         sources = _read_sources(place, own, problems)
-        sources += [entry for entry in told.get(fold(posixpath.join(place.name, name)), ()) if entry.texts]
+        entries = told.get(fold(posixpath.join(place.name, name)), ())
+        sources += [entry for entry in entries if entry.texts]
         texts, problem = choose(place, name, sources, captions.match(name, nearly))
         problems += [problem] if problem else []
-        mask = captions.match(name, masks)
-        used |= {*own, *mask}
+        mask, shown_with = captions.match(name, masks), captions.match(name, conditions)
+        column = next((Path(entry.condition) for entry in entries if entry.condition), None)
+        condition = place.path / shown_with[0] if shown_with else column or place.partners.get(fold(os.path.splitext(name)[0]))
+        used |= {*own, *mask, *shown_with}
         lacking |= not sources
         pictures.append(Picture(
             file=place.path / name, size=(0, 0), digest="", captions=texts, mask=place.path / mask[0] if mask else None,
             repeats=place.concept.repeats or 0, concept=shown(place.name or place.path.name), class_word=place.class_word,
-            name=place.relative(name), trigger=place.concept.trigger))
+            name=place.relative(name), trigger=place.concept.trigger, condition=condition))
     problems += _unused(place, used, beside if lacking else {}, masks)
+    problems += [_lonely(place.relative(name)) for name in sorted({name for found in conditions.values() for name in found} - used)]
     return pictures if place.concept.repeats else []
 
 
@@ -405,6 +448,9 @@ def _one(picture: Picture, masks: bool) -> Picture | list[Problem]:
     from .pictures import digest, header
     try:
         known: Header = header(picture.file, picture.name)
+        if picture.condition is not None and picture.condition.is_file():  # where it is missing matters to those who need it
+            with picture.condition.open("rb") as stream:
+                picture = replace(picture, condition_digest=digest(stream))
         if picture.mask is None or not masks:
             return replace(picture, size=known.size, digest=known.digest, mask=None)
         with picture.mask.open("rb") as stream:
@@ -412,5 +458,5 @@ def _one(picture: Picture, masks: bool) -> Picture | list[Problem]:
     except DatasetError as error:
         return error.problems
     except OSError as error:
-        return [Problem("The mask of {file} cannot be opened: {reason}.", {"file": picture.name, "reason": reason(error)},
-                        picture.name)]
+        return [Problem("The mask or condition picture of {file} cannot be opened: {reason}.",
+                        {"file": picture.name, "reason": reason(error)}, picture.name)]

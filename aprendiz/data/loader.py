@@ -23,6 +23,7 @@ from .cache import Cut, Encoded
 if TYPE_CHECKING:
     from ..families import Base
     from .folder import Picture
+    from .maps import Maps
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Batch:
 
     noise_BCHW: standard normal. time_B: uniform in [0, 1), from which the objective makes timesteps. conditioning: text states, or None where
     `tokens` are to be encoded with gradients. mask_B1HW: weight of each latent pixel. weight_B: of each sample in the loss. names: of
-    the pictures. samples: the samples' places in the whole batch, to which every draw belongs.
+    the pictures. samples: the samples' places in the whole batch, to which every draw belongs. condition_B3HW: condition pictures in
+    [0, 1], -1 where hidden, in pixels; None where the method has none.
     """
 
     latents_BCHW: Tensor
@@ -47,6 +49,7 @@ class Batch:
     draws: Draws
     step: int
     samples: tuple[int, ...]
+    condition_B3HW: Tensor | None = None
 
     def draw(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
         """Uniform numbers (B, *shape) of a method's own."""
@@ -59,7 +62,8 @@ class Batch:
             self, latents_BCHW=self.latents_BCHW[cut], noise_BCHW=self.noise_BCHW[cut], offset_BC11=self.offset_BC11[cut], time_B=self.time_B[cut],
             conditioning=self.conditioning and self.conditioning.rows(start, stop), tokens=self.tokens and self.tokens.rows(start, stop),
             sizes=self.sizes[cut], mask_B1HW=None if self.mask_B1HW is None else self.mask_B1HW[cut], weight_B=self.weight_B[cut],
-            names=self.names[cut], samples=self.samples[cut])
+            names=self.names[cut], samples=self.samples[cut],
+            condition_B3HW=None if self.condition_B3HW is None else self.condition_B3HW[cut])
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,7 @@ class Loader:
             texts.append(pick.choice(example.texts))
             if pick.random() < self.caption_dropout:
                 texts[-1] = self.store.empty
-        latents, mask, sizes = self.store.latents(cuts, draws, step, samples)
+        latents, mask, sizes, condition = self.store.pictures(cuts, draws, step, samples)
         shape = tuple(latents.shape[1:])
         device = self.base.device
         conditioning = self.store.conditioning(texts, sizes)
@@ -169,19 +173,19 @@ class Loader:
             time_B=torch.stack([draws.uniform("time", step, s, ()) for s in samples]).to(device, non_blocking=True),
             conditioning=conditioning, tokens=self.store.tokens(texts), sizes=sizes, mask_B1HW=mask,
             weight_B=torch.tensor([weight for _, weight in members]).to(device, non_blocking=True),
-            names=tuple(example.picture.name for example, _ in members), draws=draws, step=step, samples=samples)
+            names=tuple(example.picture.name for example, _ in members), draws=draws, step=step, samples=samples, condition_B3HW=condition)
 
 
 class Store:
     """The encoded pictures and texts of a run, in memory, on the device where they fit.
 
     `states` are text states, or tokens where the text encoder is trained (`trained`). `encode` is asked for the latents of cuts that are encoded
-    anew each step; `encoded` then holds none. `empty` is the place of the empty caption.
+    anew each step; `encoded` then holds none. `empty` is the place of the empty caption. `maps`: their condition pictures, where wanted.
     """
 
     def __init__(self, base: Base, cuts: Sequence[Cut], encoded: Sequence[Encoded] | None, states: Sequence[Tensors], empty: int,
-                 trained: bool = False, encode: Callable[[list[Cut]], list[Encoded]] | None = None) -> None:
-        self.base, self.cuts, self.empty, self.trained = base, cuts, empty, trained
+                 trained: bool = False, encode: Callable[[list[Cut]], list[Encoded]] | None = None, maps: Maps | None = None) -> None:
+        self.base, self.cuts, self.empty, self.trained, self.maps = base, cuts, empty, trained, maps
         self._encode = encode
         self._encoded = list(encoded) if encoded is not None else None
         size = sum(t.numel() * t.element_size() for state in states for t in state.tensors().values())
@@ -191,15 +195,21 @@ class Store:
         if self._encoded is not None:
             self._encoded = [replace(e, mean_CHW=e.mean_CHW.to(self._place)) for e in self._encoded]
 
-    def latents(self, cuts: Sequence[int], draws: Draws, step: int, samples: Sequence[int]) -> tuple[Tensor, Tensor | None, tuple[PictureSize, ...]]:
-        """Latents (B, C, H, W), loss weights (B, 1, H, W) where there are any, and sizes, of cuts of one bucket."""
+    def pictures(self, cuts: Sequence[int], draws: Draws, step: int,
+                 samples: Sequence[int]) -> tuple[Tensor, Tensor | None, tuple[PictureSize, ...], Tensor | None]:
+        """Latents (B, C, H, W), loss weights (B, 1, H, W) where there are any, sizes, and condition pictures where wanted, of cuts of one bucket."""
+        places = [self.cuts[i] for i in cuts]
         if self._encoded is not None:
             chosen = [self._encoded[i] for i in cuts]
         else:
             assert self._encode is not None
             spots = [draws.choices("crop", step, sample) for sample in samples]
-            chosen = self._encode([replace(self.cuts[i], at=(spot.random(), spot.random())) for i, spot in zip(cuts, spots)])
+            places = [replace(cut, at=(spot.random(), spot.random())) for cut, spot in zip(places, spots)]
+            chosen = self._encode(places)
         device = self.base.device
+        condition = None
+        if self.maps is not None:
+            condition = self.maps.batch(places, keep=self._encoded is not None).to(device, non_blocking=True)
         values = torch.stack([e.mean_CHW for e in chosen]).to(device, non_blocking=True)
         if chosen[0].std_CHW is not None:
             drawn = [e.std_CHW * draws.normal("latents", step, s, tuple(e.mean_CHW.shape)) for e, s in zip(chosen, samples) if e.std_CHW is not None]
@@ -208,7 +218,7 @@ class Store:
         if any(e.weight_1HW is not None for e in chosen):
             whole = torch.ones(1, *values.shape[-2:])
             mask = torch.stack([whole if e.weight_1HW is None else e.weight_1HW for e in chosen]).to(device, non_blocking=True)
-        return values, mask, tuple(e.size for e in chosen)
+        return values, mask, tuple(e.size for e in chosen), condition
 
     def conditioning(self, texts: Sequence[int], sizes: Sequence[PictureSize]) -> Tensors | None:
         """One batch of text states, or None where they are computed in the step."""

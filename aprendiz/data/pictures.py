@@ -110,6 +110,31 @@ def mask_name(picture: Picture) -> str:
     return shown(posixpath.join(posixpath.dirname(picture.name), picture.mask.name))
 
 
+def condition_name(picture: Picture) -> str:
+    """What messages call a picture's condition picture."""
+    assert picture.condition is not None
+    root = picture.file
+    for _ in picture.name.split("/"):
+        root = root.parent
+    inside = picture.condition.is_relative_to(root)
+    return shown(picture.condition.relative_to(root).as_posix() if inside else picture.condition.name)
+
+
+def placed(size: tuple[int, int], target: tuple[int, int], crop: str, at: tuple[float, float]) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+    """To which size a picture is brought so that it just covers `target`, and which box of it stays."""
+    scale = max(target[0] / size[0], target[1] / size[1])
+    covering = (max(target[0], round(size[0] * scale)), max(target[1], round(size[1] * scale)))
+    share = at if crop == "random" else (0.5, 0.5)
+    left, top = round((covering[0] - target[0]) * share[0]), round((covering[1] - target[1]) * share[1])
+    return covering, (left, top, left + target[0], top + target[1])
+
+
+def fit_beside(beside: Pixels, size: tuple[int, int], target: tuple[int, int], crop: str, at: tuple[float, float]) -> Pixels:
+    """What stands beside a picture of this size, itself of any size of that shape, cut exactly as the picture is."""
+    covering, box = placed(size, target, crop, at)
+    return np.array(_resized(beside, covering, Image.Resampling.BILINEAR).crop(box))
+
+
 def fit(rgb: Pixels, weight: Pixels | None, target: tuple[int, int], crop: str,
         at: tuple[float, float]) -> tuple[Pixels, Pixels | None, PictureSize]:
     """Resize a picture, keeping its shape, until it just covers `target`, and cut away what is too much.
@@ -118,15 +143,11 @@ def fit(rgb: Pixels, weight: Pixels | None, target: tuple[int, int], crop: str,
     exactly the same way as their pixels.
     """
     height, width = rgb.shape[:2]
-    scale = max(target[0] / width, target[1] / height)
-    size = (max(target[0], round(width * scale)), max(target[1], round(height * scale)))
-    share = at if crop == "random" else (0.5, 0.5)
-    left, top = round((size[0] - target[0]) * share[0]), round((size[1] - target[1]) * share[1])
-    box = (left, top, left + target[0], top + target[1])
+    size, box = placed((width, height), target, crop, at)
     # Both filters widen with the reduction, so nothing aliases. Lanczos would overshoot at the hard edges of a mask.
     cut = np.array(_resized(rgb, size, Image.Resampling.LANCZOS).crop(box))
     cut_weight = None if weight is None else np.array(_resized(weight, size, Image.Resampling.BILINEAR).crop(box))
-    return cut, cut_weight, PictureSize((width, height), (left, top), target)
+    return cut, cut_weight, PictureSize((width, height), box[:2], target)
 
 
 def _resized(pixels: Pixels, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
