@@ -1,0 +1,139 @@
+"""What this door asks of ComfyUI, in one place: folders, progress, messages, memory, interruption.
+
+ComfyUI's modules are imported when they are needed, so that the files beside this one can be tested without it. Works from
+ComfyUI 0.3.64 on.
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import os
+from pathlib import Path
+from typing import Any
+
+PREVIEW = 512  # pixels, the longer side of a picture shown on a node while it runs
+
+
+def output_folder() -> Path:
+    """Where ComfyUI writes pictures."""
+    import folder_paths
+    return Path(folder_paths.get_output_directory())
+
+
+def temporary_folder() -> Path:
+    """Where ComfyUI keeps what may go when it ends."""
+    import folder_paths
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def names(kind: str) -> list[str]:
+    """The files of a kind of model (`checkpoints`, `loras`) by the names that lists show."""
+    import folder_paths
+    return list(folder_paths.get_filename_list(kind))
+
+
+def find(kind: str, name: str) -> Path | None:
+    """The file behind a listed name."""
+    import folder_paths
+    found = folder_paths.get_full_path(kind, name)
+    return Path(found) if found else None
+
+
+def diffusers_folders() -> list[str]:
+    """Models in several parts, by the names of their folders."""
+    import folder_paths
+    return [folder.name for root in folder_paths.get_folder_paths("diffusers") if os.path.isdir(root)
+            for folder in sorted(Path(root).iterdir()) if (folder / "model_index.json").is_file()]
+
+
+def diffusers_folder(name: str) -> Path | None:
+    """The folder behind such a name."""
+    import folder_paths
+    folders = [Path(root) / name for root in folder_paths.get_folder_paths("diffusers")]
+    return next((folder for folder in folders if (folder / "model_index.json").is_file()), None)
+
+
+def place_for(kind: str) -> Path:
+    """The folder for new files of a kind: below the output folder where ComfyUI looks there, else its first folder."""
+    import folder_paths
+    own = output_folder() / kind
+    roots = [Path(root) for root in folder_paths.get_folder_paths(kind)]
+    return own if any(os.path.normcase(own) == os.path.normcase(root) for root in roots) else roots[0]
+
+
+def free_models() -> None:
+    """Unload what ComfyUI holds on the card; it loads again by itself when it is next asked for."""
+    import comfy.model_management as memory
+    memory.unload_all_models()
+    gc.collect()
+    memory.soft_empty_cache()
+
+
+def interrupted() -> bool:
+    """Whether the person asked ComfyUI to stop; the wish stays until `stop_here`."""
+    import comfy.model_management as memory
+    return bool(memory.processing_interrupted())
+
+
+def stop_here() -> None:
+    """Raise ComfyUI's own exception for an interrupted queue, if it is one."""
+    import comfy.model_management as memory
+    memory.throw_exception_if_processing_interrupted()
+
+
+class Display:
+    """What a node shows while it runs: a bar, a picture, a line of text."""
+
+    def __init__(self, node: str | None) -> None:
+        import comfy.utils
+        self.node = node
+        takes = inspect.signature(comfy.utils.ProgressBar.__init__).parameters
+        self._bar = comfy.utils.ProgressBar(1, **({"node_id": node} if "node_id" in takes else {}))
+        self._said = ""
+
+    def progress(self, done: int, total: int, picture: Any = None) -> None:
+        """Move the bar; picture: a PIL image that is shown. Raises ComfyUI's exception where the queue was interrupted."""
+        self._bar.update_absolute(done, max(total, 1), ("JPEG", picture, PREVIEW) if picture is not None else None)
+
+    @property
+    def said(self) -> str:
+        """The line that is shown."""
+        return self._said
+
+    def say(self, text: str) -> None:
+        """A line on the node."""
+        from server import PromptServer
+        if self.node is None or text == self._said:
+            return
+        self._said = text
+        PromptServer.instance.send_progress_text(text, self.node)
+
+
+def send(name: str, values: dict[str, Any]) -> None:
+    """Tell every open page something."""
+    from server import PromptServer
+    PromptServer.instance.send_sync(f"aprendiz.{name}", values)
+
+
+def blocked() -> Any:
+    """A value that keeps the nodes behind an output from running, without an error."""
+    from comfy_execution.graph_utils import ExecutionBlocker
+    return ExecutionBlocker(None)
+
+
+def load_tensors(file: Path) -> dict[str, Any]:
+    """A file's weights."""
+    import comfy.utils
+    return dict(comfy.utils.load_torch_file(str(file), safe_load=True))
+
+
+def apply_lora(model: Any, clip: Any, weights: dict[str, Any]) -> tuple[Any, Any]:
+    """A model and a text encoder with a LoRA on them; the ones given stay as they are."""
+    import comfy.sd
+    if model is None and clip is None:
+        return None, None
+    tuned: tuple[Any, Any] = comfy.sd.load_lora_for_models(model, clip, weights, 1.0, 1.0)
+    return tuned

@@ -1,0 +1,261 @@
+"""What the page asks for, below /aprendiz: the runs, their events and pictures; and what it may tell them.
+
+A run is named by a digest of its folder, and only folders of known runs are looked into: no path comes from outside. Posts of
+another origin are refused. Work that reads the disk is done beside the server's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..aprendiz.errors import AprendizError
+from ..aprendiz.run import Run, find_runs, read_events
+from ..aprendiz.texts import nearest
+from ..aprendiz.views.comfy import widget_values
+from ..aprendiz.views.comfy_nodes import node_id, nodes
+from ..aprendiz.views.panel import SCRIPT, event_in, texts
+from ..aprendiz.worker.messages import COMMANDS
+from . import host, runs
+
+MOST_EVENTS = 20000   # that one answer holds
+PICTURES = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
+TAIL = 1 << 14        # bytes of a run's events that the list reads
+_registered = False
+_known: dict[str, Path] = {}
+
+
+class Refused(Exception):
+    """An answer other than 200: status and sentence."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def register() -> None:
+    """Add the routes to ComfyUI's server, once."""
+    global _registered
+    from server import PromptServer
+    if _registered or getattr(PromptServer, "instance", None) is None:
+        return
+    _registered = True
+    table = PromptServer.instance.routes
+    table.get("/aprendiz/panel.js")(answer(panel))
+    table.get("/aprendiz/texts")(answer(panel_texts))
+    table.get("/aprendiz/nodes")(answer(node_table))
+    table.get("/aprendiz/runs")(answer(run_list))
+    table.get("/aprendiz/runs/{id}/events")(answer(run_events))
+    table.get("/aprendiz/runs/{id}/job")(answer(run_job))
+    table.get("/aprendiz/runs/{id}/file/{path:.+}")(answer(run_file))
+    table.post("/aprendiz/runs/{id}/tell")(answer(tell))
+
+
+def answer(work: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
+    """A handler that answers mistakes with a sentence."""
+    from aiohttp import web
+
+    async def handle(request: Any) -> Any:
+        try:
+            return await work(request)
+        except Refused as refused:
+            return web.json_response({"error": str(refused)}, status=refused.status)
+        except AprendizError as error:
+            return web.json_response({"error": str(error)}, status=400)
+
+    return handle
+
+
+# Pure parts, which are tested without a server
+
+
+def same_origin(headers: Any, own_host: str) -> bool:
+    """Whether a request comes from the host's own page, or from no page at all."""
+    if headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
+        return False
+    origin = headers.get("Origin")
+    return origin is None or urlsplit(origin).netloc == own_host
+
+
+def find(id: str) -> Run:
+    """The run of a name. Raises Refused."""
+    folder = _known.get(id)
+    if folder is None or not (folder / "job.json").is_file():
+        _known.update({runs.run_id(run.folder): run.folder for run in all_runs()})
+        folder = _known.get(id)
+    if folder is None or not (folder / "job.json").is_file():
+        raise Refused(404, "There is no such run.")
+    return Run(folder)
+
+
+def all_runs() -> list[Run]:
+    """Every run of the output folders that were ever used, changed last first."""
+    return find_runs()
+
+
+def inside(folder: Path, path: str) -> Path:
+    """A picture within a run's folder. Raises Refused for everything else, links that lead out included."""
+    root = folder.resolve()
+    file = (root / path).resolve()
+    if not file.is_relative_to(root) or file.suffix.lower() not in PICTURES or not file.is_file():
+        raise Refused(404, "There is no such picture.")
+    return file
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """One line of the list."""
+    size = (run.folder / "events.jsonl").stat().st_size
+    last, _ = read_events(run.folder / "events.jsonl", max(size - TAIL, 0))
+    steps = [event for event in last if event.get("event") == "step"]
+    pictures = [event for event in last if event.get("event") == "sample"]
+    values = run.values()
+    base = Path(str(values.get("base", {}).get("path", ""))).name
+    return {"id": runs.run_id(run.folder), "name": run.name, "state": run.state, "step": steps[-1]["step"] if steps else run.step,
+            "steps": steps[-1].get("steps") if steps else values.get("training", {}).get("steps"),
+            "method": values.get("method", {}).get("name"), "rank": values.get("method", {}).get("rank"), "base": base,
+            "picture": pictures[-1]["file"] if pictures else None, "changed": last[-1].get("time") if last else None}
+
+
+def events_since(run: Run, offset: int, language: str) -> dict[str, Any]:
+    """Events from a byte offset on, and the offset to ask from next time."""
+    found, after = read_events(run.folder / "events.jsonl", max(offset, 0))
+    shown = found if len(found) <= MOST_EVENTS else thinned(found)
+    return {"events": [event_in(event, language) for event in shown], "offset": after, "state": run.state, "name": run.name}
+
+
+def thinned(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Fewer steps of a very long run; everything else is kept."""
+    every = -(-len(events) // MOST_EVENTS)
+    return [event for i, event in enumerate(events) if event.get("event") != "step" or i % every == 0]
+
+
+def as_node(run: Run) -> dict[str, Any]:
+    """The training node that asks for this run: its type and its widgets' values."""
+    values = run.values()
+    id = node_id(str(values.get("method", {}).get("name", "lora")))
+    if id not in nodes():
+        raise Refused(404, "There is no node for this method.")
+    base, data = values.get("base", {}), values.get("data", {})
+    return {"type": id, "widgets": widget_values(nodes()[id].inputs, values), "job": values,
+            "base": {"base": base.get("path") if base.get("path") == "micro" else "micro",
+                     "elsewhere": "" if base.get("path") == "micro" else base.get("path")},
+            "dataset": {**widget_values(nodes()["AprendizDatasetFolder"].inputs, values), "folder": data.get("path") or ""}}
+
+
+def command(run: Run, word: str) -> None:
+    """Tell a run something, or take it up again. Raises Refused."""
+    if word == "start":
+        if run.state not in ("stopped", "failed", "dead", "queued"):
+            raise Refused(409, "This run is not one to go on with.")
+        runs.take_up(run, host, None, True)
+    elif word == "stop":
+        runs.stop(run)
+    elif word in COMMANDS:
+        run.tell(word)
+    else:
+        raise Refused(400, "There is no such command.")
+
+
+def open_folder(run: Run) -> None:
+    """Show a run's folder in the system's file manager."""
+    if sys.platform == "win32":
+        os.startfile(run.folder)
+    else:
+        subprocess.Popen(["open" if sys.platform == "darwin" else "xdg-open", str(run.folder)], stdin=subprocess.DEVNULL,
+                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+# Handlers
+
+
+def language(request: Any) -> str:
+    """The language a page asks for."""
+    return nearest(request.query.get("language", "en"))
+
+
+async def panel(request: Any) -> Any:
+    """The run panel's script."""
+    from aiohttp import web
+    return web.FileResponse(SCRIPT, headers={"Content-Type": "text/javascript; charset=utf-8", "Cache-Control": "no-cache"})
+
+
+async def panel_texts(request: Any) -> Any:
+    """The texts of the page parts."""
+    from aiohttp import web
+    return web.json_response(texts(language(request)))
+
+
+async def node_table(request: Any) -> Any:
+    """What the page has to know of our nodes: the order of widgets, which are folded, on what they depend."""
+    from aiohttp import web
+    return web.json_response({id: [{"id": one.id, "advanced": one.advanced, "when": one.when} for one in node.widgets]
+                              for id, node in nodes().items()})
+
+
+async def run_list(request: Any) -> Any:
+    """The runs."""
+    from aiohttp import web
+
+    def listed() -> list[dict[str, Any]]:
+        found = []
+        for run in all_runs()[:200]:
+            _known[runs.run_id(run.folder)] = run.folder
+            try:
+                found.append(summary(run))
+            except (OSError, AprendizError, ValueError):
+                continue  # removed or half-written while it was looked at
+        return found
+
+    return web.json_response(await asyncio.to_thread(listed))
+
+
+async def run_events(request: Any) -> Any:
+    """A run's events since an offset."""
+    from aiohttp import web
+    run = find(request.match_info["id"])
+    try:
+        offset = int(request.query.get("offset", "0"))
+    except ValueError:
+        raise Refused(400, "offset is no number.") from None
+    return web.json_response(await asyncio.to_thread(events_since, run, offset, language(request)))
+
+
+async def run_job(request: Any) -> Any:
+    """A run's settings, as a node too."""
+    from aiohttp import web
+    return web.json_response(await asyncio.to_thread(as_node, find(request.match_info["id"])))
+
+
+async def run_file(request: Any) -> Any:
+    """A picture of a run."""
+    from aiohttp import web
+    file = inside(find(request.match_info["id"]).folder, request.match_info["path"])
+    return web.FileResponse(file, headers={"Content-Type": PICTURES[file.suffix.lower()], "X-Content-Type-Options": "nosniff"})
+
+
+async def tell(request: Any) -> Any:
+    """Steer a run: pause, resume, stop, save, sample, start (go on), open (its folder, asked from this machine alone)."""
+    from aiohttp import web
+    if not same_origin(request.headers, request.host):
+        raise Refused(403, "This was asked by another page.")
+    if request.content_type != "application/json":
+        raise Refused(415, "Only JSON is taken.")
+    try:
+        word = (await request.json()).get("command")
+    except (json.JSONDecodeError, AttributeError):
+        raise Refused(400, "This is no command.") from None
+    run = find(request.match_info["id"])
+    if word == "open":
+        if request.remote not in ("127.0.0.1", "::1"):
+            raise Refused(403, "The folder is opened on the machine that ComfyUI runs on, and only from there.")
+        await asyncio.to_thread(open_folder, run)
+    else:
+        await asyncio.to_thread(command, run, str(word))
+    return web.json_response({"state": run.state})

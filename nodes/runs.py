@@ -1,0 +1,196 @@
+"""The runs that this host has started: a worker each, a thread that follows it, its result put where ComfyUI looks.
+
+The host is never blocked by a worker: a node waits in short steps (`Watch.news`), and an interrupted node leaves at once
+while the worker saves and ends. Nothing here touches ComfyUI but through the `host` module that is handed in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import queue
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..aprendiz.errors import AprendizError
+from ..aprendiz.files import disk_errors, move_into_place, temporary_name
+from ..aprendiz.run import Run
+from ..aprendiz.views.status import check_end
+from ..aprendiz.worker.client import Worker, follow, start
+from ..aprendiz.worker.messages import ENDS
+
+logger = logging.getLogger(__name__)
+
+GLANCE = 0.25  # seconds between two looks at whether the queue was interrupted
+PLACES = {"lora": "loras", "textual_inversion": "embeddings", "controlnet": "controlnet", "hypernetwork": "hypernetworks",
+          "full": "checkpoints"}  # the kind of ComfyUI's folders that a method's result is looked for in
+BESIDE = (".png",)  # what hosts show beside a file
+
+Tell = Callable[[str, dict[str, Any]], None]
+
+
+class Watch:
+    """A run that is followed by a thread of its own until it ends. worker: None where another program trains it."""
+
+    def __init__(self, run: Run, worker: Worker | None, tell: Tell, node: str | None) -> None:
+        self.run, self.worker, self.node = run, worker, node
+        self.news: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self.last: dict[str, Any] = {}
+        self.reported = False  # whether a node has shown how it failed
+        self._tell = tell
+        self._thread = threading.Thread(target=self._follow, name=f"aprendiz {run.name}", daemon=True)
+        tell("run", {"id": run_id(run.folder), "name": run.name, "node": node})
+        self._thread.start()
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return not self._thread.is_alive()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for its end; whether it came."""
+        self._thread.join(seconds)
+        return self.over
+
+    def _follow(self) -> None:
+        try:
+            for event in follow(self.worker or self.run):
+                self.last = event
+                self.news.put(event)
+        except OSError as error:  # the run's folder was removed, or its disk is gone
+            logger.warning("The run %s can no longer be followed: %s", self.run.name, error)
+        finally:
+            self._tell("end", {"id": run_id(self.run.folder), "name": self.run.name, "node": self.node,
+                               "state": self.last.get("event", "failed") if self.last.get("event") in ENDS else "failed"})
+            self.news.put(None)
+
+
+WATCHES: dict[Path, Watch] = {}
+_TAKING = threading.Lock()
+
+
+def take_up(run: Run, host: Any, node: str | None, keep_running: bool) -> Watch:
+    """Train a run, or follow it where somebody does already; a worker that was told to stop is waited for.
+
+    Raises RunError, and ComfyUI's exception where the queue is interrupted meanwhile.
+    """
+    known = WATCHES.get(run.folder)
+    if known is not None and not known.over and run.folder in _STOPPING:
+        while not known.wait(GLANCE):
+            host.stop_here()
+    with _TAKING:
+        known = WATCHES.get(run.folder)
+        if known is None or known.over:
+            _STOPPING.discard(run.folder)
+            worker = None
+            if not run.is_locked:
+                host.free_models()
+                worker = start(run, keep_running=keep_running)
+            known = WATCHES[run.folder] = Watch(run, worker, host.send, node)
+    return known
+
+
+_STOPPING: set[Path] = set()
+
+
+def stop(run: Run) -> None:
+    """Tell a run to save and end, without waiting for it."""
+    _STOPPING.add(run.folder)
+    run.tell("stop")
+
+
+def attend(watch: Watch, host: Any, show: Callable[[dict[str, Any]], None]) -> None:
+    """Stay with a run until it ends; `show` gets every event. Where the queue is interrupted the run is told to stop, and this
+    leaves at once. Raises what the run failed with.
+    """
+    try:
+        while True:
+            host.stop_here()
+            try:
+                event = watch.news.get(timeout=GLANCE)
+            except queue.Empty:
+                continue
+            if event is None:
+                break
+            show(event)
+    except AprendizError:
+        raise
+    except BaseException:
+        # ComfyUI's exception for an interrupted queue is an Exception in some versions and none in others.
+        stop(watch.run)
+        raise
+    check_end(watch.run.name, watch.last)
+
+
+def states() -> tuple[tuple[str, str], ...]:
+    """The runs that this host started, with how they stand: what a node in the background waits to see changed."""
+    return tuple(sorted((str(folder), "over" if watch.over else "runs") for folder, watch in WATCHES.items()))
+
+
+def run_id(folder: Path) -> str:
+    """A name for a run's folder that tells nothing of where it is."""
+    return hashlib.sha256(str(Path(folder).absolute()).encode()).hexdigest()[:16]
+
+
+# The result
+
+
+def place(run: Run, method: str, host: Any) -> tuple[str, Path]:
+    """Put a run's file where ComfyUI looks for its kind: the name that lists show, and the file. Never over another file."""
+    kind = PLACES.get(method)
+    if kind is None:
+        return run.file.name, run.file
+    folder = host.place_for(kind)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        target = _free_or_same(folder, run.file)
+        if not target.exists():
+            _copy(run.file, target)
+            for suffix in BESIDE:
+                if run.file.with_suffix(suffix).is_file() and not target.with_suffix(suffix).exists():
+                    _copy(run.file.with_suffix(suffix), target.with_suffix(suffix))
+    return target.name, target
+
+
+def _free_or_same(folder: Path, file: Path) -> Path:
+    """The first name that is free, or that holds this very content."""
+    number, target = 1, folder / file.name
+    while target.exists() and not _equal(target, file):
+        number += 1
+        target = folder / f"{file.stem}-{number}{file.suffix}"
+    return target
+
+
+def _equal(one: Path, other: Path) -> bool:
+    if one.stat().st_size != other.stat().st_size:
+        return False
+    with open(one, "rb") as left, open(other, "rb") as right:
+        while block := left.read(1 << 20):
+            if block != right.read(1 << 20):
+                return False
+    return True
+
+
+def _copy(source: Path, target: Path) -> None:
+    temporary = temporary_name(target)
+    try:
+        shutil.copyfile(source, temporary)
+        move_into_place(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def last_samples(run: Run) -> list[Path]:
+    """The sample pictures of the last step that has any."""
+    drawn = [event for event in run.events() if event["event"] == "sample"]
+    newest = max((event["step"] for event in drawn), default=None)
+    files = [run.folder / event["file"] for event in drawn if event["step"] == newest]
+    return [file for file in dict.fromkeys(files) if file.is_file()]
+
+
+def losses(run: Run) -> list[float]:
+    """The loss of each step."""
+    return [event["loss"] for event in run.events() if event["event"] == "step" and event.get("loss") is not None]

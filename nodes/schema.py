@@ -1,0 +1,79 @@
+"""Node specifications as ComfyUI's own objects. Arguments that a version of ComfyUI lacks are left off."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from ..aprendiz.settings import BaseSettings
+from ..aprendiz.views.comfy_nodes import Input, Node, nodes
+from . import host
+
+NOTHING = ""  # of a list of files: none is chosen
+
+
+class AnyKind(str):
+    """A type that fits every socket: what a list of files gives is of no type that has a name."""
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+
+def build(io: Any, id: str) -> Any:
+    """The schema of a node."""
+    node = nodes()[id]
+    return made(io.Schema, node_id=node.id, display_name=node.title_in("en"), category=node.category, description=node.about,
+                inputs=[widget(io, one) for one in node.inputs],
+                outputs=[socket(io, one.kind).Output(**output(one)) for one in node.outputs],
+                hidden=[io.Hidden.unique_id], is_output_node=node.ends, search_aliases=["aprendiz", "training", "lora"])
+
+
+def made(kind: Any, **values: Any) -> Any:
+    """An object of ComfyUI's, without the arguments that this version does not take."""
+    takes = inspect.signature(kind).parameters
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in takes.values()):
+        return kind(**values)
+    return kind(**{name: value for name, value in values.items() if name in takes})
+
+
+def socket(io: Any, kind: str) -> Any:
+    """ComfyUI's type of this name, or one of our own."""
+    return io.Custom(AnyKind(kind) if kind == "*" else kind)
+
+
+def output(one: Any) -> dict[str, Any]:
+    """Arguments of an output."""
+    return {"id": one.id, "display_name": one.id.replace("_", " "), "tooltip": one.tooltip}
+
+
+def widget(io: Any, one: Input) -> Any:
+    """One input."""
+    shared: dict[str, Any] = {"id": one.id, "tooltip": one.tooltip, "display_name": one.label}
+    if not one.is_widget:
+        return socket(io, one.kind).Input(**shared, optional=one.optional)
+    # Every widget is optional: a graph saved before a setting was there keeps working, with its default.
+    shared |= {"optional": True, "default": one.default, "advanced": one.advanced or None}
+    if one.kind == "BOOLEAN":
+        return made(io.Boolean.Input, **shared)
+    if one.kind == "COMBO":
+        return made(io.Combo.Input, **shared, options=options(one))
+    if one.kind == "STRING":
+        return made(io.String.Input, **shared, multiline=one.multiline, dynamic_prompts=False)
+    bounds = {"min": one.min, "max": one.max, "step": one.step or (1 if one.kind == "INT" else 0.01)}
+    if one.kind == "INT":
+        return made(io.Int.Input, **shared, **bounds, control_after_generate=True if one.control else None)
+    return made(io.Float.Input, **shared, **bounds, round=False)
+
+
+def options(one: Input) -> list[str]:
+    """What a list offers; lists of files are read from the host each time they are asked for."""
+    if isinstance(one.choices, tuple):
+        return list(one.choices)
+    if one.choices == "checkpoints":
+        return list(dict.fromkeys([BaseSettings().path, *host.names("checkpoints"), *host.diffusers_folders()]))
+    return [NOTHING, *host.names(str(one.choices))]
+
+
+def node(id: str) -> Node:
+    """The specification of a node."""
+    return nodes()[id]

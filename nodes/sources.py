@@ -1,0 +1,106 @@
+"""The nodes that say what is taught and from what: base, datasets, their options."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..aprendiz.errors import Problem, ProblemsError
+from ..aprendiz.files import disk_errors
+from ..aprendiz.knobs import read
+from ..aprendiz.settings import BaseSettings, DataSettings
+from ..aprendiz.views.comfy import job_values
+from ..aprendiz.views.comfy_nodes import nodes
+from ..aprendiz.views.looks import dataset_report
+from ..aprendiz.views.panel import CAPTION_COUNT, NO_FOLDER
+from . import host, pictures
+
+SHOWN = 64  # pictures at most that a dataset node gives out
+
+
+def base_values(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A base's settings with whole paths. Raises ProblemsError, and ModelError for what is no base."""
+    from ..aprendiz.formats.checkpoint import find
+    values = job_values(nodes()["AprendizBase"].inputs, given).get("base", {})
+    chosen = str(given.get("elsewhere") or "").strip() or str(values.get("path") or BaseSettings().path)
+    found = host.find("checkpoints", chosen) or host.diffusers_folder(chosen)
+    values["path"] = str(found) if found else chosen
+    for name, kind in (("vae", "vae"), ("text_encoder", "text_encoders")):
+        if values.get(name):
+            values[name] = str(host.find(kind, values[name]) or values[name])
+    settings, problems = read(BaseSettings, values, "base")
+    if settings is None:
+        raise ProblemsError(problems)
+    find(settings)
+    return values
+
+
+def dataset(id: str, folder: str, options: Mapping[str, Any] | None,
+            given: Mapping[str, Any]) -> tuple[dict[str, Any], Any, str, int, Any]:
+    """A folder of pictures: its settings, small pictures, the report, how many there are, and thumbnails as PIL has them.
+
+    Raises ProblemsError with everything that would stop a training.
+    """
+    from ..aprendiz.data.folder import scan
+    from ..aprendiz.data.preflight import read_every
+    values = {**(options or {}), **job_values(nodes()[id].inputs, given).get("data", {}), "path": folder or None}
+    settings, problems = read(DataSettings, values, "data")
+    if settings is None or settings.path is None:
+        raise ProblemsError(problems or [Problem(NO_FOLDER, {}, "data.path")])
+    found = scan(settings)
+    told = [*found.problems, *read_every(found.pictures, settings)]
+    stopping = [problem for problem in told if settings.strict or not problem.warning]
+    if stopping:
+        raise ProblemsError(stopping)
+    small = pictures.thumbnails([picture.file for picture in found.pictures[:SHOWN]])
+    return {"data": values}, pictures.to_tensor(small), dataset_report(found.pictures, told), len(found.pictures), small
+
+
+def write_images(images: Any, captions: str) -> Path:
+    """Write pictures of the graph into a folder named by their content, once; its path. Raises ProblemsError, RunError."""
+    found = pictures.to_pil(images)
+    lines = [line.strip() for line in captions.splitlines() if line.strip()]
+    if len(lines) not in (0, 1, len(found)):
+        raise ProblemsError([Problem(CAPTION_COUNT, {"pictures": len(found), "captions": len(lines)}, "captions")])
+    each = lines * len(found) if len(lines) == 1 else lines
+    digest = hashlib.sha256("\n".join(each).encode() + b"".join(picture.tobytes() for picture in found)).hexdigest()[:16]
+    folder = host.output_folder() / "aprendiz" / ".pictures" / digest
+    with disk_errors(folder):
+        if not (folder / "whole").is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            _write(folder, found, each)
+            (folder / "whole").touch()
+    return folder
+
+
+def _write(folder: Path, found: Sequence[Any], captions: Sequence[str]) -> None:
+    for number, picture in enumerate(found):
+        picture.save(folder / f"{number:04}.png")
+        if captions:
+            (folder / f"{number:04}.txt").write_text(captions[number], encoding="utf-8")
+
+
+def fingerprint(folder: str) -> str:
+    """Changes when a picture or a caption in the folder does, from names, sizes and times alone."""
+    digest = hashlib.sha256()
+    root = Path(str(folder)).expanduser()
+    files = sorted(root.rglob("*")) if folder and root.is_dir() else []
+    for file in files:
+        try:
+            stat = file.stat()
+        except OSError:
+            continue
+        digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def preview(small: Sequence[Any], name: str) -> dict[str, Any]:
+    """Pictures shown on a node: written into ComfyUI's temporary folder."""
+    shown = []
+    for number, picture in enumerate(small[:24]):
+        file = host.temporary_folder() / f"aprendiz-{name}-{number:02}.jpg"
+        picture.convert("RGB").save(file, quality=85)
+        shown.append({"filename": file.name, "subfolder": "", "type": "temp"})
+    return {"images": shown}
