@@ -16,6 +16,12 @@ from aprendiz.registry import families
 NETWORKS = ["sd1", "sd2", "sdxl"]
 
 
+@pytest.fixture(autouse=True)
+def small_layers_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Miniatures have small layers alone."""
+    monkeypatch.setattr(frozen, "SMALL", 0)
+
+
 def taught(base: Base) -> dict[str, LoraLayer]:
     """LoRA layers over everything, with something learned."""
     generator = torch.Generator().manual_seed(5)
@@ -124,7 +130,11 @@ def test_a_convolution_as_a_matrix_product_is_the_same_convolution(
     assert torch.allclose(results[0][1], results[1][1], atol=1e-4)
 
 
-def test_a_small_convolution_is_left_to_the_library() -> None:
+def test_a_small_convolution_is_left_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    network = nn.Sequential(nn.Conv2d(96, 96, 3), nn.Conv2d(320, 320, 3))
+    frozen.exchange(network)
+    assert [type(layer) for layer in network] == [nn.Conv2d, frozen.FrozenConv2d]
     weight = torch.empty(64, 64, 3, 3)
     assert not frozen.by_product(weight, 64)
     assert not frozen.by_product(torch.empty(1280, 2560, 1, 1), 16)

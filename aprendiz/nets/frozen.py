@@ -28,12 +28,13 @@ if TYPE_CHECKING:
 # Weights per pixel above which a CPU is quicker with one matrix product over unfolded pixels: oneDNN puts the whole weight into
 # another order at every call, which for large weights over few pixels takes longer than the convolution itself.
 MANY_WEIGHTS = 40_000
+SMALL = 1 << 18  # weights of a convolution below which the input that is kept is not worth the calls that save it
 
 Pair = tuple[int, int]  # height, width
 
 
 def exchange(network: nn.Module) -> None:
-    """Exchange what can be, in place; before or after LoRA layers are put over it."""
+    """Exchange what can be and is worth it, in place; before or after LoRA layers are put over it."""
     from diffusers.models.activations import GEGLU
     from diffusers.models.attention_processor import Attention, AttnProcessor2_0
     from diffusers.models.resnet import ResnetBlock2D
@@ -53,7 +54,8 @@ def exchange(network: nn.Module) -> None:
 
 
 def _is_plain_convolution(layer: nn.Conv2d) -> bool:
-    return layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    padded = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return layer.groups == 1 and layer.dilation == (1, 1) and padded and layer.weight.numel() >= SMALL
 
 
 class FrozenConv2d(nn.Conv2d):
