@@ -134,7 +134,7 @@ class Need:
         """Bytes of masters, gradients, working copies, moments and the average."""
         count = sum(p.numel() for part in self.work.method.parts() for p in part.tensors.values())
         each = 8 + STATE[self.work.job.optimizer.optimizer]
-        if self.work.base.dtype != torch.float32:
+        if self.work.base.dtype != torch.float32 and not self.work.method.precise:
             each += 2 * self.work.base.dtype.itemsize
         return count * (each + (4 if self.work.job.training.ema_decay else 0))
 
@@ -151,7 +151,8 @@ class Need:
     def trace(self, pictures: int) -> footprint.Footprint:
         """The step's footprint with so many pictures."""
         base = self.work.base
-        return footprint.trace(step(self.work, pictures), list(base.parts().values()), self.pieces, base.dtype)
+        modules = [*base.parts().values(), *self.work.method.modules()]
+        return footprint.trace(step(self.work, pictures), modules, self.pieces, torch.float32 if self.work.method.precise else base.dtype)
 
 
 def step(work: Work, pictures: int) -> Callable[[], Tensor]:
@@ -163,6 +164,8 @@ def step(work: Work, pictures: int) -> Callable[[], Tensor]:
     def forward() -> Tensor:
         latents = torch.empty(pictures, *family.latent_shape(base, *work.size), device="meta")
         each = torch.empty(pictures, device="meta")
+        shown = work.method.conditions(work.job) is not None
+        condition = torch.zeros(pictures, 3, work.size[1], work.size[0], device=latents.device) if shown else None
         conditioning = tokens = None
         if work.method.trains_text_encoder:
             joined = {name: torch.cat([tensor] * pictures) for name, tensor in work.state.tensors().items()}
@@ -170,7 +173,7 @@ def step(work: Work, pictures: int) -> Callable[[], Tensor]:
         else:
             conditioning = family.collate([work.state] * pictures, sizes).to("meta")
         batch = Batch(latents, latents, latents[..., :1, :1], each, conditioning, tokens, sizes, None, each, ("",) * pictures,
-                      Draws(0), 0, tuple(range(pictures)))
+                      Draws(0), 0, tuple(range(pictures)), condition)
         noisy = Noisy(latents, latents, each if base.prediction == "flow" else each.long(), each, each, each)
         return (work.method.predict(noisy, batch).float() - latents).square().mean()
 

@@ -26,6 +26,7 @@ from .errors import DeviceError, ModelError, Problem, ProblemsError
 from .families import Base, PictureSize, Tensors
 from .formats import png
 from .knobs import knob
+from .nets.controlnet import Control, joined
 from .settings import SAMPLERS
 
 SIZE_STEP = 8          # pixels of a latent
@@ -39,6 +40,7 @@ class Request:
     """One picture that is asked for.
 
     image: the picture to start from, of which `strength` is redone. mask: white where it may change, of the image's size.
+    controls: control branches with their condition pictures.
     """
 
     prompt: str
@@ -52,6 +54,7 @@ class Request:
     image: Image.Image | None = None
     strength: float = knob(0.75, "How much of the given picture is redone: 0 leaves it, 1 keeps little of it.", min=0, max=1)
     mask: Image.Image | None = None
+    controls: tuple[Control, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -208,6 +211,8 @@ def parameters(base: Base, request: Request, loras: Sequence[AppliedLora] = ()) 
         "Denoising strength": f"{request.strength:g}" if request.image is not None else None,
         "Clip skip": base.clip_skip if base.clip_skip and base.clip_skip > 1 else None,
         "RNG": "CPU", "Lora hashes": hashes or None,
+        **{f"ControlNet {n}": f"Model: {one.name}, Weight: {one.strength:g}, Guidance Start: {one.start:g}, Guidance End: {one.end:g}"
+           for n, one in enumerate(request.controls)},
     }
     told = {name: str(value) for name, value in found.items() if value is not None}
     return png.Parameters(request.prompt + called, request.negative, told)
@@ -296,7 +301,8 @@ def _groups(base: Base, requests: Sequence[Request], batch_size: int) -> list[li
     groups: dict[Any, list[int]] = {}
     for i, request in enumerate(requests):
         key = (size_of(base, request), request.sampler, request.steps, _steps(request), request.guidance == 1,
-               request.image is None, request.mask is None)
+               request.image is None, request.mask is None,
+               tuple((id(one.branch), one.strength, one.start, one.end) for one in request.controls))
         groups.setdefault(key, []).append(i)
     return [group[i:i + batch_size] for group in groups.values() for i in range(0, len(group), batch_size)]
 
@@ -363,7 +369,7 @@ def _denoise(base: Base, drawings: Sequence[Drawing], progress: Progress) -> Ten
     ask = _Network(base, drawings)
     extra = {"generator": generators} if first.request.sampler in samplers.DRAWS_NOISE and base.prediction != "flow" else {}
     for i, timestep in enumerate(timesteps):
-        prediction_BCHW = ask(sampler, latents_BCHW, timestep)
+        prediction_BCHW = ask(sampler, latents_BCHW, timestep, i, len(timesteps))
         latents_BCHW = sampler.step(prediction_BCHW, timestep, latents_BCHW, return_dict=False, **extra)[0]
         if repaint_B1HW is not None and given_BCHW is not None:
             ahead = timesteps[i + 1:i + 2]
@@ -385,16 +391,27 @@ class _Network:
         sizes = [PictureSize(original=size, crop=(0, 0), target=size) for size in whole]
         self.conditioning = base.family.collate(states, sizes).to(base.device)
         self.guidance_B111 = torch.tensor([one.request.guidance for one in drawings], device=base.device).view(-1, 1, 1, 1)
+        self.controls = [(one, torch.cat([drawing.request.controls[n].pixels((drawing.width, drawing.height)) for drawing in drawings]))
+                         for n, one in enumerate(drawings[0].request.controls)]
 
-    def __call__(self, sampler: Any, latents_BCHW: Tensor, timestep: Tensor) -> Tensor:
-        """What the network predicts at this timestep of the sampler, float32."""
+    def _residuals(self, noisy_BCHW: Tensor, timesteps_B: Tensor, step: int, steps: int) -> Any:
+        """What the control branches that are heard at this step add; None where none is."""
+        heard = [(one, condition) for one, condition in self.controls if one.heard(step, steps)]
+        return joined([(self.base.family.control(one.branch, noisy_BCHW, timesteps_B, self.conditioning,
+                                                 torch.cat([condition] * (len(noisy_BCHW) // len(condition)))), one.strength)
+                       for one, condition in heard])
+
+    def __call__(self, sampler: Any, latents_BCHW: Tensor, timestep: Tensor, step: int, steps: int) -> Tensor:
+        """What the network predicts at this timestep of the sampler, number `step` of `steps`, float32."""
         flow = self.base.prediction == "flow"
         noisy_BCHW = latents_BCHW if flow else sampler.scale_model_input(latents_BCHW, timestep)
         if self.guided:
             noisy_BCHW = torch.cat([noisy_BCHW, noisy_BCHW])
         time = timestep / sampler.config.num_train_timesteps if flow else timestep
         timesteps_B = time.to(self.base.device).expand(len(noisy_BCHW))
-        prediction = self.base.family.predict(self.base, noisy_BCHW.to(self.base.dtype), timesteps_B, self.conditioning).float()
+        noisy_BCHW = noisy_BCHW.to(self.base.dtype)
+        residuals = self._residuals(noisy_BCHW, timesteps_B, step, steps)
+        prediction = self.base.family.predict(self.base, noisy_BCHW, timesteps_B, self.conditioning, residuals).float()
         return self._guide(prediction) if self.guided else prediction
 
     def _guide(self, prediction: Tensor) -> Tensor:

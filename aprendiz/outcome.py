@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from .evaluate.report import sample_file, write_report
+from .evaluate.scores import Scores
 from .formats import checkpoint, metadata, png
-from .generate import draw, parameters
+from .generate import Request, draw, parameters
 
 if TYPE_CHECKING:
     from .prepare import Lesson
@@ -29,9 +31,28 @@ def draw_samples(lesson: Lesson, step: int, values: Tensor) -> list[Path]:
     with lesson.arena.showing(values), lesson.on_device():
         pictures = draw(lesson.base, lesson.samples)
     for i, (picture, request, file) in enumerate(zip(pictures, lesson.samples, files)):
-        png.save_over(picture, file, parameters(lesson.base, request))
+        png.save_over(beside_conditions(picture, request), file, parameters(lesson.base, request))
         lesson.run.event("sample", step=step, file=file, prompt=request.prompt, seed=request.seed, index=i)
     return files
+
+
+def beside_conditions(picture: Image.Image, request: Request) -> Image.Image:
+    """A sample with the condition pictures that it was drawn from to its left."""
+    shown = [one.picture.convert("RGB").resize(picture.size) for one in request.controls]
+    sheet = Image.new("RGB", (picture.width * (len(shown) + 1), picture.height))
+    for place, one in enumerate([*shown, picture]):
+        sheet.paste(one, (place * picture.width, 0))
+    return sheet
+
+
+def figures(lesson: Lesson, values: Tensor) -> dict[str, float]:
+    """What the method measures of the last samples, and of the same without what was learned; nothing where it shows no pictures."""
+    if not any(request.controls for request in lesson.samples):
+        return {}
+    with lesson.arena.showing(values), lesson.on_device():
+        drawn = draw(lesson.base, lesson.samples)
+        bare = draw(lesson.base, [replace(request, controls=()) for request in lesson.samples])
+    return lesson.method.figures(lesson.samples, drawn, bare)
 
 
 def save_file(lesson: Lesson, step: int, values: Tensor, started: float) -> Path:
@@ -57,6 +78,7 @@ def finish(lesson: Lesson, values: Tensor, started: float) -> Path:
         with Image.open(last) as picture:
             picture.thumbnail((PREVIEW_SIZE, PREVIEW_SIZE))
             png.save_over(picture, file.with_suffix(lesson.method.preview))
-    report = write_report(run)
+    measured = figures(lesson, values)
+    report = write_report(run, Scores(figures=measured) if measured else None)
     run.event("finished", step=lesson.steps, file=file, report=report, seconds=round(time.time() - started, 1))
     return file

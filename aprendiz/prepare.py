@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from . import boards, devices, memory, placing, registry, room
-from .data import buckets, captions, folder
+from .data import buckets, captions, folder, maps
 from .data.cache import Cache, Cut, Encoded, encode_cuts, encode_now, encode_texts
 from .data.loader import Example, Loader, Plan, Store
+from .data.maps import Maps
 from .data.preflight import Facts, Report, preflight, read_every, steps_of
 from .draws import Draws
 from .errors import AprendizError, Problem, ProblemsError
@@ -106,6 +107,9 @@ def check(job: Job, output: Any) -> Checked:
 
     def pictures() -> None:
         found.dataset = told(job, folder.scan(job.data))
+        recipe = registry.methods()[job.method_name].conditions(job)
+        if recipe is not None:
+            found.problems += maps.check(found.dataset.pictures, recipe)
         found.report = preflight(job, found.dataset, output=output, resolution=resolution(job, found.source, found.family),
                                  bucket_step=bucket_step(job, found.family), facts=Facts(count_tokens=token_counter(job, found.family)))
         found.problems += found.report.problems
@@ -174,7 +178,8 @@ def prepare(job: Job, run: Run, checked: Checked, processes: Processes) -> Lesso
     cache = Cache(run.cache)
 
     taught = examples(job, pictures, side, base.family)
-    kept_apart = examples(job, [p for p in checked.dataset.pictures if p.validation], side, base.family)
+    apart = [p for p in checked.dataset.pictures if p.validation]
+    kept_apart = examples(job, apart, side, base.family)
     beside = prior_examples(prior, {bucket for _, bucket in taught}) if taught else []
     method = registry.methods()[job.method_name](base, job)
     cuts, texts, offered = lay_out(job, draws, [taught, kept_apart, beside])
@@ -183,26 +188,30 @@ def prepare(job: Job, run: Run, checked: Checked, processes: Processes) -> Lesso
     live = job.data.crop == "random" and job.data.crop_variants == 0
     encoded = None if live else placing.encoded(base, ["vae"], device, run, lambda: encode_cuts(
         base, cuts, job.data, cache, lambda done, of: run.event("caching", what="pictures", done=done, total=of)))
+    recipe = method.conditions(job)
+    shown = Maps(recipe, job.data, cache) if recipe is not None else None
+    if shown is not None and not live:
+        shown.fill(cuts, lambda done, of: run.event("caching", what="condition pictures", done=done, total=of))
     cache.trim()
 
     work = work_of(Work(job, base, method, device, live=live), offered, processes, states, encoded)
     fitted = memory.fit(work, run, processes)
     place(base, device, encoders=live or method.trains_text_encoder or device.type == "cpu", network=True)
-    store = Store(base, cuts, encoded, states, texts.index(""), method.trains_text_encoder, live_encoder(base, job) if live else None)
+    store = Store(base, cuts, encoded, states, texts.index(""), method.trains_text_encoder, live_encoder(base, job) if live else None, shown)
     plan = Plan(offered[0], job.training.batch_size, draws)
     prior_plan = Plan(offered[2], job.prior.per_batch, draws) if offered[2] else None
-    loader = Loader(base, plan, prior_plan, store, job.data.caption_dropout, job.prior.prior_weight)
+    loader = Loader(base, plan, prior_plan, store, job.data.caption_dropout or 0.0, job.prior.prior_weight)
     validation = None
     if offered[1]:
         validation = Loader(base, Plan(offered[1], 1, Draws(job.training.seed + 1)), None, store, 0.0, 1.0)
-    arena = Arena(method.parts(), device, base.dtype)
+    arena = Arena(method.parts(), device, torch.float32 if method.precise else base.dtype)
     if job.training.compile:
         compile_blocks(base)
     steps = steps_of(job.training, len(plan.examples), plan.batches)
     room.check_disk(run, job, arena.master.numel(), steps)
     return Lesson(job=job, run=run, base=base, method=method, dataset=checked.dataset, objective=objective(base, job.objective), loader=loader,
                   validation=validation, arena=arena, optimizer=Optimizer(arena, job.optimizer, steps), processes=processes, draws=draws, steps=steps,
-                  samples=sample_requests(job, pictures, side), resolution=side, fitted=fitted)
+                  samples=method.samples(sample_requests(job, pictures, side), [*pictures, *apart], job), resolution=side, fitted=fitted)
 
 
 def work_of(bare: Work, offered: Sequence[Sequence[Example]], processes: Processes, states: Sequence[Tensors],

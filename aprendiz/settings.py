@@ -66,7 +66,8 @@ class DataSettings:
     shuffle_tags: bool = knob(False, "Shuffle the comma-separated parts of a caption each time.")
     keep_tags: int = knob(0, "How many parts at the start of a caption stay in place.", min=0, max=100, when=("shuffle_tags", (True,)))
     tag_dropout: float = knob(0.0, "Share of the comma-separated parts left out each time.", min=0, max=1)
-    caption_dropout: float = knob(0.0, "Share of the steps that see no caption at all, which guidance needs.", min=0, max=1)
+    caption_dropout: float | None = knob(None, "Share of the steps that see no caption at all, which guidance needs. Off: what suits the method.",
+                                         min=0, max=1)
     max_tokens: int = knob(225, "Longest caption in tokens; longer ones are cut, with a warning.", min=75, max=225)
     transparency: str = knob("background", "What transparency means: a background, or how much each pixel counts.",
                       choices=("background", "weight"))

@@ -11,7 +11,8 @@ from aprendiz.run import Run, Stopped
 from aprendiz.settings import Job
 from aprendiz.train import train
 
-QUICK = {"method": "lora", "steps": 4, "rank": 4, "batch_size": 2, "sampler_steps": 2, "sample_prompts": ["a fish"], "learning_rate": 1e-3, "name": "taught"}
+QUICK = {"method": "lora", "steps": 4, "batch_size": 2, "sampler_steps": 2, "sample_prompts": ["a fish"], "learning_rate": 1e-3, "name": "taught"}
+SMALL = {"lora": {"rank": 4}}  # what makes a method quick
 
 
 def pictures(folder: Path, count: int = 4, size: tuple[int, int] = (128, 128)) -> Path:
@@ -27,7 +28,8 @@ def pictures(folder: Path, count: int = 4, size: tuple[int, int] = (128, 128)) -
 
 def teach(out: Path, data: Path, stop_at: int | None = None, **settings: Any) -> Run:
     """Run a job until its end, or until told to stop after a step; its run."""
-    job = Job.read({**QUICK, "base": "micro", "data": str(data), **settings})
+    small = SMALL.get(settings.get("method", "lora"), {})
+    job = Job.read({**QUICK, **small, "base": "micro", "data": str(data), **settings})
     run = Run.create(out, job, str(data.name))
     if stop_at is not None:
         run.listeners.append(lambda event: run.tell("stop") if event["event"] == "step" and event["step"] == stop_at else None)

@@ -139,18 +139,16 @@ def thicken(lines: Pixels, pixels: int) -> Pixels:
     return np.asarray(Image.fromarray(lines).filter(ImageFilter.MaxFilter(2 * pixels + 1)))
 
 
-def edge_f1(wanted: Pixels, drawn: Pixels, tolerance: int = 2) -> tuple[float, float]:
-    """How far the lines of two line pictures coincide: (precision, recall), each in [0, 1], up to `tolerance` pixels apart.
+def edge_f1(wanted: Pixels, drawn: Pixels, tolerance: int = 2) -> float:
+    """How far the lines of two line pictures coincide, in [0, 1]: harmonic mean of precision and recall, up to `tolerance` pixels apart.
 
-    wanted: lines that were asked for; drawn: the lines found in what was drawn.
+    wanted: lines that were asked for; drawn: those found in what was drawn. Two pictures without lines agree.
     """
     a, b = drawn[..., 0] > 127, wanted[..., 0] > 127
-    near_a, near_b = (np.asarray(Image.fromarray(grey(one)).filter(ImageFilter.MaxFilter(2 * tolerance + 1)))[..., 0] > 127 for one in (a, b))
-    return float((a & near_b).sum() / max(1, a.sum())), float((b & near_a).sum() / max(1, b.sum()))
-
-
-def f1(precision: float, recall: float) -> float:
-    """Harmonic mean."""
+    near_a, near_b = (thicken(grey(one), tolerance)[..., 0] > 127 for one in (a, b))
+    if not a.any() or not b.any():
+        return float(a.any() == b.any())
+    precision, recall = float((a & near_b).sum() / a.sum()), float((b & near_a).sum() / b.sum())
     return 2 * precision * recall / max(1e-9, precision + recall)
 
 

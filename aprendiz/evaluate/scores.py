@@ -7,8 +7,8 @@ bases have none yet, and then the scores are null rather than guessed.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -80,18 +80,20 @@ class Scores:
     """What a training gained and lost, as shares; None where nothing here can judge it.
 
     subject_before, subject_after: of the pictures that show the subject. kept: of the other pictures that the base drew right,
-    those that still are. pictures: how many were judged for the subject.
+    those that still are. pictures: how many were judged for the subject. figures: what the method measured itself, by name.
     """
 
     subject_before: float | None = None
     subject_after: float | None = None
     kept: float | None = None
     pictures: int = 0
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     def values(self) -> dict[str, float | int | None]:
         """As in scores.json, to four places."""
         shares = {"subject_before": self.subject_before, "subject_after": self.subject_after, "kept": self.kept}
-        return {**{name: None if share is None else round(share, 4) for name, share in shares.items()}, "pictures": self.pictures}
+        own = {name: round(figure, 4) for name, figure in self.figures.items()}
+        return {**{name: None if share is None else round(share, 4) for name, share in shares.items()}, "pictures": self.pictures, **own}
 
     def write(self, file: Path) -> None:
         """Write scores.json."""
@@ -101,7 +103,8 @@ class Scores:
     def read(cls, file: Path) -> Scores:
         """Scores that were written."""
         values = json.loads(file.read_text(encoding="utf-8"))
-        return cls(values["subject_before"], values["subject_after"], values["kept"], values["pictures"])
+        plain = [values.pop(name) for name in ("subject_before", "subject_after", "kept", "pictures")]
+        return cls(*plain, figures=values)
 
 
 @dataclass(frozen=True)

@@ -181,6 +181,15 @@ class Family:
         """What the network predicts; the family alone knows its signs, its time and its packing."""
         raise NotImplementedError
 
+    def control_branch(self, base: Base, hint_widths: Sequence[int] = (16, 32, 96, 256), copied: bool = True) -> torch.nn.Module:
+        """A control branch for the base's network, in float32, its shared layers copied from it; of families that offer one."""
+        raise NotImplementedError
+
+    def control(self, branch: torch.nn.Module, noisy_BCHW: torch.Tensor, timesteps_B: torch.Tensor, conditioning: Tensors,
+                condition_B3HW: torch.Tensor) -> Any:
+        """What the branch has to add for these condition pictures: the `residuals` of `predict`."""
+        raise NotImplementedError
+
     def latent_shape(self, base: Base, width: int, height: int) -> tuple[int, int, int]:
         """(C, H, W) of the latents of a picture of this size in pixels."""
         raise NotImplementedError

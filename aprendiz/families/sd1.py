@@ -99,6 +99,16 @@ class Sd1(Family):
         assert isinstance(conditioning, Sd1Conditioning)
         return predict(base.network, noisy_BCHW, timesteps_B, conditioning.text_BTD, residuals=residuals)
 
+    def control_branch(self, base: Base, hint_widths: Sequence[int] = (16, 32, 96, 256), copied: bool = True) -> torch.nn.Module:
+        from ..nets.controlnet import branch_of
+        return branch_of(base.network, hint_widths, copied)
+
+    def control(self, branch: torch.nn.Module, noisy_BCHW: torch.Tensor, timesteps_B: torch.Tensor, conditioning: Tensors,
+                condition_B3HW: torch.Tensor) -> Any:
+        from ..nets.controlnet import residuals
+        assert isinstance(conditioning, Sd1Conditioning)
+        return residuals(branch, noisy_BCHW, timesteps_B, conditioning.text_BTD, condition_B3HW)
+
     def latent_shape(self, base: Base, width: int, height: int) -> tuple[int, int, int]:
         return 4, height // 8, width // 8
 

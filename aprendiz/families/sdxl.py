@@ -118,6 +118,17 @@ class Sdxl(Family):
         added = {"text_embeds": conditioning.pooled_BD, "time_ids": conditioning.size_B6}
         return predict(base.network, noisy_BCHW, timesteps_B, conditioning.text_BTD, added, residuals)
 
+    def control_branch(self, base: Base, hint_widths: Sequence[int] = (16, 32, 96, 256), copied: bool = True) -> torch.nn.Module:
+        from ..nets.controlnet import branch_of
+        return branch_of(base.network, hint_widths, copied)
+
+    def control(self, branch: torch.nn.Module, noisy_BCHW: torch.Tensor, timesteps_B: torch.Tensor, conditioning: Tensors,
+                condition_B3HW: torch.Tensor) -> Any:
+        from ..nets.controlnet import residuals
+        assert isinstance(conditioning, SdxlConditioning) and conditioning.size_B6 is not None
+        added = {"text_embeds": conditioning.pooled_BD, "time_ids": conditioning.size_B6}
+        return residuals(branch, noisy_BCHW, timesteps_B, conditioning.text_BTD, condition_B3HW, added)
+
     def latent_shape(self, base: Base, width: int, height: int) -> tuple[int, int, int]:
         return 4, height // 8, width // 8
 

@@ -5,18 +5,22 @@ Files here import only the standard library and `..knobs` at module level; torch
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
 
+    from ..data.conditions import Recipe
     from ..data.folder import Picture
     from ..data.loader import Batch
     from ..errors import Problem
     from ..families import Base, Family, Source
     from ..formats.metadata import TrainingFacts
+    from ..generate import Request
     from ..objectives import Noisy
     from ..settings import Job
 
@@ -39,7 +43,8 @@ class Method:
 
     `needs` names what the base's family must offer (see `Family.offers`); an impossible pair is refused in words before
     anything loads. `trains_text_encoder` tells the cache to keep tokens in place of text states.
-    learning_rate: what suits it where the job names none. preview: the ending of the picture beside the file that hosts show.
+    learning_rate, caption_dropout: what suits it where the job names none. preview: the ending of the picture beside the file that hosts
+    show. precise: what is trained computes in float32, whatever the base's precision.
     """
 
     name: ClassVar[str]
@@ -48,6 +53,8 @@ class Method:
     Settings: ClassVar[type]
     needs: ClassVar[frozenset[str]] = frozenset()
     learning_rate: ClassVar[float] = 1e-4
+    caption_dropout: ClassVar[float] = 0.0
+    precise: ClassVar[bool] = False
     preview: ClassVar[str] = ".png"
 
     def __init__(self, base: Base, job: Job) -> None:
@@ -59,6 +66,8 @@ class Method:
     @classmethod
     def settle(cls, job: Job) -> Job:
         """The job with what this method decides where nothing was said. Settling twice is settling once."""
+        if job.data.caption_dropout is None:
+            job = job.with_values(data={"caption_dropout": cls.caption_dropout})
         if job.optimizer.learning_rate is not None:
             return job
         # Prodigy multiplies the rate that it finds by this one.
@@ -74,6 +83,11 @@ class Method:
         """What is said of a picture while it is taught, one of these each time: its captions, unless the method has its own way."""
         return picture.captions
 
+    @classmethod
+    def conditions(cls, job: Job) -> Recipe | None:
+        """Which condition pictures the network is shown beside the noisy ones; None: it is shown none."""
+        return None
+
     # While it learns
 
     @property
@@ -85,6 +99,10 @@ class Method:
         """What is trained, in a fixed order."""
         raise NotImplementedError
 
+    def modules(self) -> list[torch.nn.Module]:
+        """What takes part in a step besides the base's own modules."""
+        return []
+
     def predict(self, noisy: Noisy, batch: Batch) -> torch.Tensor:
         """The network's prediction for a noisy batch, under this method's conditioning."""
         raise NotImplementedError
@@ -92,6 +110,16 @@ class Method:
     def enabled(self, on: bool) -> None:
         """Switch what was learned on or off, for pictures of the bare base."""
         raise NotImplementedError
+
+    # What comes of it
+
+    def samples(self, requests: Sequence[Request], pictures: Sequence[Picture], job: Job) -> list[Request]:
+        """The samples as this method has them drawn; pictures: those that are taught, and after them those kept apart."""
+        return list(requests)
+
+    def figures(self, requests: Sequence[Request], drawn: Sequence[Image], bare: Sequence[Image]) -> dict[str, float]:
+        """What this method measures of its samples, and of the same without it; by name, for the report."""
+        return {}
 
     def write(self, file: Path, tensors: dict[str, torch.Tensor], job: Job, facts: TrainingFacts) -> list[Path]:
         """Write what was learned as a file that hosts load, from `tensors` (masters or their average); read it back and match it.

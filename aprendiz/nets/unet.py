@@ -27,6 +27,8 @@ def predict(network: nn.Module, noisy_BCHW: Tensor, timesteps_B: Tensor, text_BT
     """
     dtype = next(network.parameters()).dtype
     down, middle = residuals if residuals is not None else (None, None)
+    if down is not None and middle is not None:
+        down, middle = [one.to(dtype) for one in down], middle.to(dtype)
     predicted = network(
         noisy_BCHW.to(dtype), timesteps_B, encoder_hidden_states=text_BTD.to(dtype),
         added_cond_kwargs={name: tensor.to(dtype) for name, tensor in added.items()} if added else None,
