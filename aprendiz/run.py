@@ -14,11 +14,9 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import secrets
 import shutil
 import time
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
@@ -27,7 +25,7 @@ from typing import Any
 from .errors import Problem, RunError
 from .files import disk_errors, home, write_atomically, write_json
 from .locks import PROBE, FileLock, devices_locked, is_locked
-from .settings import Job
+from .settings import Job, plain_name
 from .worker.messages import ASIDE, COMMANDS, ENDS, EVENTS, PROTOCOL
 
 __all__ = ["Run", "Stopped", "default_name", "find_runs", "read_events", "write_atomically"]
@@ -294,8 +292,7 @@ class Run:
 def default_name(job: Job) -> str:
     """A name that says what is taught, free of spaces: 'mara-lora'. From the trigger, else the folder of pictures."""
     for words in (job.data.trigger, Path(job.data.path).name if job.data.path else None, job.data.class_word):
-        plain = unicodedata.normalize("NFKD", words or "").encode("ascii", "ignore").decode().lower()
-        plain = re.sub(r"[^a-z0-9._]+", "-", plain).strip("-._")[:60].rstrip("-._")
+        plain = plain_name(words or "")
         if plain:
             return f"{plain}-{job.method_name.replace('_', '-')}"
     return job.method_name.replace("_", "-")

@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -335,6 +336,12 @@ def name_problems(name: str) -> list[Problem]:
         return []
     return [Problem("The name '{name}' cannot be a file's name everywhere. Use letters, digits, dots, hyphens and underscores, "
                     "and begin with a letter or digit; folders are chosen with --out.", {"name": name}, "output.name")]
+
+
+def plain_name(words: str) -> str:
+    """Words as a name that every host and file system takes, in lower case, without spaces; "" where nothing is left of them."""
+    plain = unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9._]+", "-", plain).strip("-._")[:60].rstrip("-._")
 
 
 WINDOWS_NAMES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}

@@ -57,6 +57,12 @@ def load(family: Family, layout: Layout, source: Source, settings: BaseSettings,
                 zero_terminal_snr=source.zero_terminal_snr, clip_skip=settings.clip_skip)
 
 
+def vocabularies(source: Source, settings: BaseSettings, layout: Layout) -> list[tuple[int, Any]]:
+    """Each text encoder's width and tokenizer, from headers alone. Raises ModelError."""
+    texts = [_text(source, settings, layout, text) for text in layout.texts]
+    return [(int(component.config["hidden_size"]), _tokenizer(component, text)) for component, text in zip(texts, layout.texts)]
+
+
 def _network(source: Source, family: Family, layout: Layout, last_encoder: torch.nn.Module) -> Component:
     if source.kind == "folder":
         weights = open_folder(source.path / "unet", STEM)

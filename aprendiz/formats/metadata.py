@@ -1,4 +1,4 @@
-"""What a LoRA file tells of its making: kohya's fields `ss_*`, Stability's `modelspec.*`, and our own `aprendiz_job`.
+"""What a file of ours tells of its making: kohya's fields `ss_*`, Stability's `modelspec.*`, and our own `aprendiz_job`.
 
 Every value is a text, as `.safetensors` wants it. Three levels: `full`, `public` (what it is and what calls it), `none` (the
 little without which a host cannot tell its family). Never told, at any level: a path, the name of the user or of the machine.
@@ -90,6 +90,14 @@ def lora_metadata(job: Job, facts: TrainingFacts) -> dict[str, str]:
     captions = job.output.captions_in_metadata
     told |= {"ss_tag_frequency": tag_frequency(facts.dataset, captions),
              JOB: json.dumps(job_values(job, captions), ensure_ascii=False, separators=(",", ":"))}
+    return reduce(texts(told), job.output.metadata)
+
+
+def embedding_metadata(job: Job, facts: TrainingFacts, name: str) -> dict[str, str]:
+    """An embedding's metadata at the level that the job asks for, without the hashes. name: the file's, which calls it."""
+    version = {"ss_base_model_version": base_version(facts.base), "ss_v2": facts.base.family.name == "sd2"}
+    told = {**version, **_run(job, facts), **_pictures(job, facts), **_modelspec(job, facts, "textual-inversion", name)}
+    told[JOB] = json.dumps(job_values(job, job.output.captions_in_metadata), ensure_ascii=False, separators=(",", ":"))
     return reduce(texts(told), job.output.metadata)
 
 
@@ -199,11 +207,12 @@ def _pictures(job: Job, facts: TrainingFacts) -> dict[str, Any]:
         "ss_max_token_length": data.max_tokens}
 
 
-def _modelspec(job: Job, facts: TrainingFacts) -> dict[str, Any]:
+def _modelspec(job: Job, facts: TrainingFacts, kind: str = "lora", called: str | None = None) -> dict[str, Any]:
+    """kind: as modelspec names it. called: what calls it, where that is not the trigger of the captions."""
     base, known = facts.base, label(facts.base.family.name)
     architecture = known.architecture_v if base.prediction == "v" and known.architecture_v else known.architecture
-    trigger = ", ".join(triggers(facts.dataset))
-    told = {"sai_model_spec": "1.0.1", "architecture": f"{architecture}/lora", "implementation": known.implementation,
+    trigger = called or ", ".join(triggers(facts.dataset))
+    told = {"sai_model_spec": "1.0.1", "architecture": f"{architecture}/{kind}", "implementation": known.implementation,
             "implementation_version": f"aprendiz/{__version__}", "title": job.output.name or job.method_name,
             "resolution": f"{facts.resolution}x{facts.resolution}",
             "date": datetime.datetime.fromtimestamp(int(facts.finished), datetime.timezone.utc).isoformat(),
@@ -284,17 +293,19 @@ def private_words() -> frozenset[str]:
 
 
 def write_sidecar(file: Path, job: Job, family: Family) -> Path | None:
-    """`<name>.json` beside a LoRA, which AUTOMATIC1111 and Forge read; None where that name is the run's own job."""
+    """`<name>.json` beside a file of weights, which AUTOMATIC1111 and Forge read; None where that name is the run's own job."""
     target = file.with_suffix(".json")
     if target.name.lower() == "job.json":
         return None
-    trigger = read_header(file).metadata.get("modelspec.trigger_phrase") or job.data.trigger or ""
-    return write_whole(target, sidecar(file.stem, trigger, family.name, family.title))
+    told = read_header(file).metadata
+    trigger = told.get("modelspec.trigger_phrase") or job.data.trigger or ""
+    what = "an embedding" if told.get("modelspec.architecture", "").endswith("/textual-inversion") else "a LoRA"
+    return write_whole(target, sidecar(file.stem, trigger, family.name, family.title, what))
 
 
-def sidecar(name: str, trigger: str, family: str, title: str) -> bytes:
-    """The side-car's content: what calls the LoRA, and for which bases it is."""
-    content = {"description": f"{name}: a LoRA for {title}, made with Aprendiz {__version__}.",
+def sidecar(name: str, trigger: str, family: str, title: str, what: str = "a LoRA") -> bytes:
+    """The side-car's content: what calls it, and for which bases it is."""
+    content = {"description": f"{name}: {what} for {title}, made with Aprendiz {__version__}.",
                "sd version": label(family).sidecar, "activation text": trigger, "preferred weight": 1.0, "negative text": "",
                "notes": ""}
     return json.dumps(content, ensure_ascii=False, indent=4).encode("utf-8")

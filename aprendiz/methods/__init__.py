@@ -80,7 +80,7 @@ class Method:
 
     @classmethod
     def captions(cls, job: Job, picture: Picture) -> tuple[str, ...]:
-        """What is said of a picture while it is taught, one of these each time: its captions, unless the method has its own way."""
+        """What is said of a picture while it is taught, one of these at a time: its captions, or what the method has instead."""
         return picture.captions
 
     @classmethod
