@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import __version__
-from .commands import drawing, following, looking, training
+from .commands import drawing, following, looking, page, training
 from .errors import AprendizError
 from .files import home
 from .knobs import knobs
@@ -147,6 +147,11 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
     add("families", looking.families, say("The model families, and what each offers."))
     add("doctor", looking.doctor, say("What this machine can do, what is missing, and the remedy.")).add_argument(
         "--out", type=Path, default=Path("output"), metavar="FOLDER", help=say("Where runs would be written."))
+    app = add("app", page.app, say("The page, in a browser on this machine."), machine=False)
+    app.add_argument("--port", metavar="N", help=say("Where it is served. [the first free one from 7860 on]"))
+    app.add_argument("--out", type=Path, default=Path("output"), metavar="FOLDER", help=say("Where runs are written. [output]"))
+    app.add_argument("--folder", type=Path, action="append", default=[], metavar="FOLDER",
+                     help=say("A folder that the page may open, beside your home and the current one; may be given several times."))
     return parser, parts
 
 

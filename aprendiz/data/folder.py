@@ -133,16 +133,8 @@ def scan(settings: DataSettings, progress: Callable[[int, int], None] | None = N
 
     What is wrong is collected in `Dataset.problems`; only a folder that cannot be read at all raises DatasetError.
     """
-    root = existing(settings.path)
-    problems: list[Problem] = []
-    start = Place(root, "", root.name, Concept(trigger=clean(settings.trigger or "") or None, class_word=settings.class_word,
-                                               caption=settings.caption, repeats=settings.repeats))
-    places = paired(list(walk(start, problems, set())), problems)
-    told = _metadata(places, problems)
-    found: list[Picture] = []
-    for place in places:
-        found += _describe(place, told, problems)
-    measured, unreadable = _measure(sorted(found, key=lambda picture: picture.name), settings.masks, progress)
+    root, found, problems = listing(settings)
+    measured, unreadable = _measure(found, settings.masks, progress)
     gone = {picture.name for picture in found} - {picture.name for picture in measured}  # of these one complaint is enough
     problems = unreadable + [problem for problem in problems if not (problem.warning and problem.where in gone)]
     if not measured:
@@ -152,6 +144,23 @@ def scan(settings: DataSettings, progress: Callable[[int, int], None] | None = N
     pictures = tuple(replace(picture, validation=picture.digest in kept_apart) for picture in measured)
     once = {(problem.template, repr(problem.fields)): problem for problem in problems}
     return Dataset(pictures, content(pictures), tuple(once.values()), root)
+
+
+def listing(settings: DataSettings) -> tuple[Path, list[Picture], list[Problem]]:
+    """The folder, its pictures by name with captions and masks, sizes and digests still lacking, and what is wrong so far.
+
+    No picture is opened, so this is quick however many there are. Raises DatasetError for a folder that cannot be read at all.
+    """
+    root = existing(settings.path)
+    problems: list[Problem] = []
+    start = Place(root, "", root.name, Concept(trigger=clean(settings.trigger or "") or None, class_word=settings.class_word,
+                                               caption=settings.caption, repeats=settings.repeats))
+    places = paired(list(walk(start, problems, set())), problems)
+    told = _metadata(places, problems)
+    found: list[Picture] = []
+    for place in places:
+        found += _describe(place, told, problems)
+    return root, sorted(found, key=lambda picture: picture.name), problems
 
 
 def existing(path: str | None) -> Path:

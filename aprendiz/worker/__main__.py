@@ -1,5 +1,9 @@
 """The worker process: `python aprendiz/worker/__main__.py RUN_FOLDER [--lifeline]`, started by path.
 
+`--check OUTPUT` in place of a folder checks the job on stdin (`checking`). A finished overlay folder of packages, which
+`install.py` makes where a host pins older ones, comes first on `sys.path`; `APRENDIZ_OVERLAY` names another, or none where it is
+empty.
+
 Exit codes: 0 finished, 1 failed in a way that a person can mend, 3 our bug, 130 stopped. Events say the rest.
 """
 
@@ -10,7 +14,15 @@ if not __package__:
     # Started by path: this folder (which holds `messages` and `client`) makes way for the one that holds the package. A Python
     # with a ._pth file, or with -I, has neither.
     _here = os.path.dirname(os.path.abspath(__file__))
-    sys.path[:] = [os.path.dirname(os.path.dirname(_here)), *(path for path in sys.path if os.path.abspath(path or ".") != _here)]
+    _root = os.path.dirname(os.path.dirname(_here))
+    sys.path[:] = [_root, *(path for path in sys.path if os.path.abspath(path or ".") != _here)]
+    _overlay = os.environ.get("APRENDIZ_OVERLAY", os.path.join(_root, "overlay"))
+    if "APRENDIZ_OVERLAY" not in os.environ:
+        # The newest that is finished for this Python.
+        _folders = [os.path.join(_overlay, name) for name in os.listdir(_overlay)] if os.path.isdir(_overlay) else []
+        _marks = [os.path.join(folder, "complete-{}.{}".format(*sys.version_info[:2])) for folder in _folders]
+        _overlay = os.path.dirname(max(filter(os.path.isfile, _marks), key=os.path.getmtime, default=""))
+    sys.path[:0] = [_overlay] if _overlay else []
     import runpy
     runpy.run_module("aprendiz.worker", run_name="__main__", alter_sys=True)
     raise SystemExit(0)
@@ -34,6 +46,9 @@ def main(arguments: list[str]) -> int:
             stream.reconfigure(encoding="utf-8", errors="replace", line_buffering=True)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("aprendiz").setLevel(logging.INFO)
+    if arguments[:1] == ["--check"]:
+        from .checking import main as check
+        return check(Path(arguments[1]))
     try:
         run = Run.open(Path(arguments[0]))
         if "--lifeline" in arguments:

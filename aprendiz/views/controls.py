@@ -1,0 +1,153 @@
+"""The settings as controls of a page: their ids, how a value stands in one, and the way back to a job's values.
+
+A control cannot hold "nothing": a text that is empty is off. Lists are texts of a line each. The schema's own check says what is
+wrong, so a control refuses nothing. Standard library only: hosts import this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from .. import registry
+from ..knobs import Knob, kinds, knobs
+from ..settings import SECTIONS
+from .flags import parse
+
+OFF, YES, NO = "off", "yes", "no"
+LONG = ("sample_prompts", "prompts", "negative_prompt", "caption")  # texts that want room
+PATHS = {"base.path": "Base", "data.path": "Pictures"}
+EXACT = 2**31  # whole numbers up to here are typed into a field for numbers
+
+
+@dataclass(frozen=True)
+class Control:
+    """One setting on the page. method: whose it is, where it belongs to a way of teaching; empty for all."""
+
+    section: str
+    name: str
+    settings: type
+    method: str = ""
+
+    @property
+    def id(self) -> str:
+        """The id of its element."""
+        return "-".join(("aprendiz", self.method or self.section, self.name)).replace("_", "-")
+
+    @property
+    def where(self) -> str:
+        """How problems name it."""
+        return f"{self.section}.{self.name}"
+
+    @property
+    def knob(self) -> Knob:
+        """What doors know of it."""
+        return knobs(self.settings)[self.name]
+
+    @property
+    def label(self) -> str:
+        """What stands above it."""
+        return PATHS.get(self.where) or self.name.replace("_", " ").capitalize()
+
+    @property
+    def default(self) -> Any:
+        """The setting's default."""
+        return next(field.default for field in fields(self.settings) if field.name == self.name)
+
+    @property
+    def kind(self) -> str:
+        """checkbox, choice, number, lines or text."""
+        types, off = kinds(self.settings)[self.name]
+        if types == (bool,):
+            return "choice" if off else "checkbox"
+        if self.knob.choices is not None:
+            return "choice"
+        if tuple in types or self.name in LONG:
+            return "lines"
+        small = self.knob.max is not None and self.knob.max <= EXACT or self.knob.max is None
+        return "number" if types == (int,) and small and not off else "text"
+
+    @property
+    def choices(self) -> tuple[str, ...] | str:
+        """What can be chosen, or the name of a list that the door fills."""
+        types, off = kinds(self.settings)[self.name]
+        if types == (bool,):
+            return (OFF, YES, NO)
+        own = self.knob.choices or ()
+        return (OFF, *own) if off and not isinstance(own, str) else own
+
+    @property
+    def empty(self) -> str:
+        """What an empty control means."""
+        return OFF if self.default is None and str not in kinds(self.settings)[self.name][0] else ""
+
+    def shown(self, value: Any) -> Any:
+        """A setting's value as its control has it."""
+        if self.kind == "checkbox":
+            return bool(value)
+        if isinstance(value, (tuple, list)):
+            return "\n".join(map(str, value))
+        if self.kind == "choice":
+            return {None: OFF, True: YES, False: NO}.get(value, value) if value is None or isinstance(value, bool) else value
+        if self.kind == "number":
+            return value
+        return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+    def taken(self, given: Any) -> Any:
+        """What stands in the control as the plain value that the schema's check expects."""
+        types, off = kinds(self.settings)[self.name]
+        if types == (bool,):
+            return {OFF: None, YES: True, NO: False}.get(given, given) if off else bool(given)
+        if tuple in types:
+            lines = [line.strip() for line in str(given or "").splitlines() if line.strip()]
+            return [parse(self.settings, self.name, [line])[0] for line in lines]
+        if self.kind == "choice":
+            return None if given == OFF and off else given
+        if given is None or (isinstance(given, str) and not given.strip()):
+            return None if off else self.default
+        if isinstance(given, float) and given.is_integer() and int in types:
+            return int(given)
+        return parse(self.settings, self.name, given.strip()) if isinstance(given, str) else given
+
+
+def controls() -> list[Control]:
+    """Every setting there is, in the order of the sections, then each method's own."""
+    found = [Control(section, name, settings) for section, settings in SECTIONS.items() for name in knobs(settings)]
+    for method_name, method in registry.methods().items():
+        found += [Control("method", name, method.Settings, method_name) for name in knobs(method.Settings)]
+    return found
+
+
+def job_values(method: str, given: Iterable[tuple[Control, Any]]) -> dict[str, dict[str, Any]]:
+    """A job's values from what stands in the controls; those of other methods do not count."""
+    values: dict[str, dict[str, Any]] = {"method": {"name": method}}
+    for control, value in given:
+        if control.method in ("", method):
+            values.setdefault(control.section, {})[control.name] = control.taken(value)
+    return values
+
+
+def filled(order: Sequence[Control], values: Mapping[str, Any]) -> list[Any]:
+    """What stands in the controls for a job's values; what they do not say has its default."""
+    method = str(values.get("method", {}).get("name", ""))
+    told = []
+    for control in order:
+        section = values.get(control.section, {}) if control.method in ("", method) else {}
+        told.append(control.shown(section.get(control.name, control.default)))
+    return told
+
+
+def schema() -> list[dict[str, Any]]:
+    """What the page's script knows of the controls: where they belong, on which other one they depend, their defaults."""
+    found = controls()
+    told = []
+    for control in found:
+        when = None
+        if control.knob.when is not None:
+            sibling = next(one for one in found if one.section == control.section and one.method == control.method
+                           and one.name == control.knob.when[0])
+            when = {"id": sibling.id, "values": [sibling.shown(value) for value in control.knob.when[1]]}
+        told.append({"id": control.id, "where": control.where, "method": control.method, "when": when,
+                     "default": control.shown(control.default)})
+    return told

@@ -1,0 +1,291 @@
+"""The desk of a door with a page: starts runs, goes on with them, lists, checks and removes them, in the folders it may open.
+
+One desk lives as long as its host's process, because it holds the lifelines of the workers it started. Standard library only
+at module level: hosts import this.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import AprendizError, Problem, ProblemsError, RunError
+from ..files import disk_errors
+from ..knobs import knobs, read
+from ..run import Run, find_runs, read_events
+from ..settings import NAME, DataSettings, Job, unfold
+from ..worker.client import PROGRAM, Worker, last_words, start
+from ..worker.messages import ENDS
+
+BUSY = ("queued", "running", "paused")
+CHECKS = 4  # answers that are kept, and processes that look at pictures at a time
+LEAVING = 15.0  # seconds for which an ended worker's process is waited for
+
+
+def at_once(paths: Sequence[Path]) -> Callable[[], Sequence[Path]]:
+    """The same folders every time they are asked for."""
+    return lambda: paths
+
+
+@dataclass
+class Desk:
+    """What a door's page can do.
+
+    output: where runs are written (`<output>/aprendiz/<name>/`). roots: the folders that the page may open pictures in; the
+    output's own is always one. finished: called in a thread with each run that this desk started and that finished.
+    """
+
+    output: Callable[[], Path]
+    roots: Callable[[], Sequence[Path]]
+    finished: Callable[[Run], None] | None = None
+    _workers: dict[Path, Worker] = field(default_factory=dict)
+    _checks: dict[str, Check] = field(default_factory=dict)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    # Runs
+
+    def runs(self) -> list[Run]:
+        """The runs of this output folder, those changed last first."""
+        folder = self.output() / "aprendiz"
+        return [run for run in find_runs(folder) if run.folder.parent == folder.absolute()] if folder.is_dir() else []
+
+    def run(self, name: str) -> Run:
+        """The run of this name. Raises RunError where there is none, whatever the name tries."""
+        if not NAME.fullmatch(name) or name in (".", ".."):
+            raise RunError("There is no run {name} here.", name=name)
+        folder = self.output().absolute() / "aprendiz" / name
+        if not (folder / "job.json").is_file():
+            raise RunError("There is no run {name} here.", name=name)
+        return Run(folder)
+
+    def begin(self, values: Mapping[str, Any]) -> Run:
+        """Make the run of these values and start it; the very same job is taken up where it was left. Raises AprendizError."""
+        job = self.job(values)
+        from ..data import folder
+        found = folder.scan(job.data)
+        stopping = [problem for problem in found.problems if job.data.strict or not problem.warning]
+        if stopping:
+            raise ProblemsError(stopping)
+        with self._lock:
+            run = Run.create(self.output(), job, found.digest)
+            if run.state == "finished":
+                raise RunError("This very job is done already, as {name}. Turn on 'again' to train it anew.",
+                               where="output.again", name=run.name)
+            return self._start(run, job.output.keep_running)
+
+    def go_on(self, name: str) -> Run:
+        """Go on with a run that was stopped, failed or died. Raises AprendizError."""
+        with self._lock:
+            run = self.run(name)
+            if run.state == "finished":
+                raise RunError("{name} is finished; there is nothing to go on with.", name=name)
+            return self._start(run, run.job().output.keep_running)
+
+    def _start(self, run: Run, keep_running: bool) -> Run:
+        """Start a worker, unless one of ours is at it: two pages may have asked at once."""
+        worker = self._workers.get(run.folder)
+        if run.state in ENDS:  # the last worker has said its last word, and may need a moment to go
+            until = time.monotonic() + LEAVING
+            while time.monotonic() < until and (run.is_locked or (worker is not None and worker.alive)):
+                time.sleep(0.05)
+        if run.is_locked or (worker is not None and worker.alive):
+            return run
+        worker = self._workers[run.folder] = start(run, keep_running=keep_running)
+        threading.Thread(target=self._await_end, args=(worker,), name=f"aprendiz {run.name}", daemon=True).start()
+        return run
+
+    def _await_end(self, worker: Worker) -> None:
+        worker.wait()
+        if self.finished is not None and worker.run.state == "finished":
+            self.finished(worker.run)
+
+    def tell(self, name: str, command: str) -> None:
+        """Steer a run. Raises RunError where nobody would hear it."""
+        run = self.run(name)
+        if run.state not in BUSY and not self._beginning(run):
+            raise RunError("{name} is not being trained, so nothing can be told to it. Go on with it first.", name=name)
+        run.tell(command)
+
+    def _beginning(self, run: Run) -> bool:
+        worker = self._workers.get(run.folder)
+        return worker is not None and worker.alive
+
+    def remove(self, name: str) -> None:
+        """Delete a run's folder and all in it. Raises RunError while it is being trained."""
+        run = self.run(name)
+        if run.is_locked or self._beginning(run):
+            raise RunError("{name} is being trained. Stop it before it is deleted.", name=name)
+        gone = run.folder.with_name(f".{name}.{secrets.token_hex(4)}.tmp")
+        with disk_errors(run.folder):
+            os.replace(run.folder, gone)  # away at once, whatever the deleting meets
+        shutil.rmtree(gone, ignore_errors=True)
+        self._workers.pop(run.folder, None)
+
+    def state(self, run: Run) -> str:
+        """A run's state; one that was just started is queued until its worker speaks."""
+        state = run.state
+        return "queued" if state not in (*BUSY, "finished") and self._beginning(run) and self._silent(run) else state
+
+    def _silent(self, run: Run) -> bool:
+        worker = self._workers[run.folder]
+        return not any(event.get("event") in ENDS for event in read_events(run.folder / "events.jsonl", worker.begun)[0])
+
+    def last_words(self, run: Run) -> Problem:
+        """Why a dead run died, as far as its log tells."""
+        worker = self._workers.get(run.folder)
+        return last_words(run, worker.process.poll() if worker else None)
+
+    # Jobs and folders
+
+    def job(self, values: Mapping[str, Any]) -> Job:
+        """The job of a page's values, with every path within the folders that may be opened. Raises ProblemsError."""
+        plain = unfold(values)
+        problems: list[Problem] = []
+        for section, inner in plain.items():
+            if isinstance(inner, Mapping):
+                problems += self._paths(section, inner)
+        try:
+            job = Job.read(values)
+        except ProblemsError as error:
+            problems += error.problems
+        if problems:
+            raise ProblemsError(problems)
+        return job
+
+    def _paths(self, section: str, inner: Mapping[str, Any]) -> list[Problem]:
+        """One problem for each path of a section that leads out of the folders that may be opened."""
+        problems = []
+        for name in path_names(section, inner):
+            value = inner.get(name)
+            if isinstance(value, str) and value and (section, value) != ("base", "micro"):
+                try:
+                    self.allowed(Path(value))
+                except AprendizError as error:
+                    problems += [Problem(problem.template, problem.fields, f"{section}.{name}") for problem in error.problems]
+        return problems
+
+    def allowed(self, path: Path) -> Path:
+        """A path, links followed, if it lies in one of the folders that may be opened. Raises RunError."""
+        roots = [self.output(), *self.roots()]
+        try:
+            real = path.expanduser().resolve()
+            if any(real.is_relative_to(root.resolve()) for root in roots):
+                return real
+        except (OSError, RuntimeError, ValueError):
+            pass
+        raise RunError("{path} is outside the folders that this page may open: {roots}. Move it there, or name its folder in the "
+                       "settings of the program that shows this page.", path=str(path), roots=", ".join(map(str, roots)))
+
+    def data(self, values: Mapping[str, Any]) -> DataSettings:
+        """The settings of the pictures alone, for a page that is still being filled in. Raises ProblemsError, RunError."""
+        inner = unfold(values).get("data", {})
+        settings, problems = read(DataSettings, inner if isinstance(inner, Mapping) else {}, "data")
+        stopping = [problem for problem in problems if not problem.warning]
+        if settings is None or stopping:
+            raise ProblemsError(stopping)
+        if settings.path:
+            self.allowed(Path(settings.path))
+        return settings
+
+    # Checks
+
+    def check(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What is wrong with a job and what it comes to: {"done": True, "problems", "forecast"}, until then {"done": False}.
+
+        Reading every picture takes a while, so it is done by a process of its own, once for the same values.
+        """
+        try:
+            self.job(values)
+        except AprendizError as error:
+            broken = {"done": True, "forecast": {}, "problems": [plain(problem) for problem in error.problems]}
+            return broken
+        key = json.dumps([dict(values), str(self.output())], sort_keys=True, default=str)
+        with self._lock:
+            known = self._checks.get(key)
+            if known is None or known.stale:
+                for old in list(self._checks)[:max(0, len(self._checks) - CHECKS + 1)]:
+                    self._checks.pop(old).end()
+                known = self._checks[key] = Check(values, self.output())
+        return known.answer()
+
+
+class Check:
+    """One job being looked at by a process of its own."""
+
+    def __init__(self, values: Mapping[str, Any], output: Path) -> None:
+        python = os.environ.get("APRENDIZ_PYTHON") or sys.executable
+        self._asked = 0.0
+        self._told: dict[str, Any] | None = None
+        try:
+            hidden = 0x08000000 if sys.platform == "win32" else 0  # no window of its own
+            self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
+                [python, str(PROGRAM), "--check", str(output.absolute())], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE, env={**os.environ, "PYTHONUTF8": "1"}, creationflags=hidden)
+        except OSError as error:
+            self._process = None
+            self._told = failed(error.strerror or str(error))
+            return
+        threading.Thread(target=self._work, args=(json.dumps(values).encode(),), daemon=True).start()
+
+    def _work(self, data: bytes) -> None:
+        assert self._process is not None
+        out, wrong = self._process.communicate(data)
+        lines = out.decode("utf-8", "replace").strip().splitlines()
+        try:
+            told = json.loads(lines[-1]) if lines else None
+        except ValueError:
+            told = None
+        words = wrong.decode("utf-8", "replace").strip().splitlines()
+        self._told = told or failed(words[-1] if words else str(self._process.returncode))
+
+    def answer(self) -> dict[str, Any]:
+        """What is known by now."""
+        if self._told is not None and not self._asked:
+            self._asked = time.monotonic()
+        return {"done": True, **self._told} if self._told is not None else {"done": False}
+
+    @property
+    def stale(self) -> bool:
+        """Whether its answer was fetched a while ago: the folder may have changed since."""
+        return bool(self._asked) and time.monotonic() - self._asked > 1.0
+
+    def end(self) -> None:
+        """Let go of it."""
+        if self._process is not None and self._process.poll() is None:
+            with suppress(OSError):
+                self._process.kill()
+
+
+def failed(reason: str) -> dict[str, Any]:
+    """The answer of a check that could not be made."""
+    problem = Problem("The pictures could not be checked ({reason}). `python -m aprendiz doctor` tells what is missing.",
+                      {"reason": reason[-300:]})
+    return {"problems": [plain(problem)], "forecast": {}}
+
+
+def plain(problem: Problem) -> dict[str, Any]:
+    """A problem as a page has it: where, whether it stops the run, and its sentence in the person's language."""
+    return {"where": problem.where, "warning": problem.warning, "text": str(problem)}
+
+
+def path_names(section: str, inner: Mapping[str, Any]) -> list[str]:
+    """The settings of a section that name something on disk."""
+    from .. import registry
+    from ..settings import SECTIONS
+    if section == "method":
+        method = registry.methods().get(str(inner.get("name", "lora")))
+        known = knobs(method.Settings) if method else {}
+    else:
+        known = knobs(SECTIONS[section]) if section in SECTIONS else {}
+    return [name for name, one in known.items() if one.path]
