@@ -28,6 +28,7 @@ from .families import Source, Tensors
 from .formats import checkpoint
 from .generate import Request
 from .nets.arena import Arena
+from .nets.frozen import exchange
 from .objectives import Objective, objective
 from .optimizers import Optimizer
 
@@ -171,6 +172,7 @@ def prepare(job: Job, run: Run, checked: Checked, processes: Processes) -> Lesso
     device = processes.device or devices.device(job.training.device)
     dtype = devices.precision(job.training, device)
     base = checkpoint.open_base(job.base, dtype)
+    exchange(base.network)
     draws = Draws(job.training.seed)
     side = resolution(job, checked.source, base.family)
     pictures = [p for p in checked.dataset.pictures if not p.validation]

@@ -199,8 +199,4 @@ class _Gate(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (joined,) = ctx.saved_tensors
         value, gate = joined.chunk(2, -1)
-        grad_joined = torch.empty_like(joined)
-        grad_value, grad_gate = grad_joined.chunk(2, -1)
-        torch.mul(F.gelu(gate), grad, out=grad_value)
-        torch.mul(torch.ops.aten.gelu_backward(grad, gate), value, out=grad_gate)
-        return grad_joined
+        return torch.cat((F.gelu(gate).mul_(grad), torch.ops.aten.gelu_backward(grad, gate).mul_(value)), -1)
