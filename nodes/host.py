@@ -21,6 +21,12 @@ def output_folder() -> Path:
     return Path(folder_paths.get_output_directory())
 
 
+def input_folder() -> Path:
+    """Where pictures are uploaded to."""
+    import folder_paths
+    return Path(folder_paths.get_input_directory())
+
+
 def temporary_folder() -> Path:
     """Where ComfyUI keeps what may go when it ends."""
     import folder_paths

@@ -61,7 +61,7 @@ def widget(io: Any, one: Input) -> Any:
         return made(io.String.Input, **shared, multiline=one.multiline, dynamic_prompts=False)
     bounds = {"min": one.min, "max": one.max, "step": one.step or (1 if one.kind == "INT" else 0.01)}
     if one.kind == "INT":
-        return made(io.Int.Input, **shared, **bounds, control_after_generate=True if one.control else None)
+        return made(io.Int.Input, **shared, **bounds, control_after_generate=one.control)
     return made(io.Float.Input, **shared, **bounds, round=False)
 
 

@@ -37,6 +37,14 @@ def base_values(given: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def whole(folder: str) -> str:
+    """A folder's full path; a name alone is that of a folder below ComfyUI's input folder."""
+    path = Path(folder).expanduser()
+    if folder and not path.is_absolute() and (host.input_folder() / path).is_dir():
+        return str(host.input_folder() / path)
+    return folder
+
+
 def dataset(id: str, folder: str, options: Mapping[str, Any] | None,
             given: Mapping[str, Any]) -> tuple[dict[str, Any], Any, str, int, Any]:
     """A folder of pictures: its settings, small pictures, the report, how many there are, and thumbnails as PIL has them.
@@ -45,7 +53,7 @@ def dataset(id: str, folder: str, options: Mapping[str, Any] | None,
     """
     from ..aprendiz.data.folder import scan
     from ..aprendiz.data.preflight import read_every
-    values = {**(options or {}), **job_values(nodes()[id].inputs, given).get("data", {}), "path": folder or None}
+    values = {**(options or {}), **job_values(nodes()[id].inputs, given).get("data", {}), "path": whole(folder) or None}
     settings, problems = read(DataSettings, values, "data")
     if settings is None or settings.path is None:
         raise ProblemsError(problems or [Problem(NO_FOLDER, {}, "data.path")])
@@ -85,7 +93,7 @@ def _write(folder: Path, found: Sequence[Any], captions: Sequence[str]) -> None:
 def fingerprint(folder: str) -> str:
     """Changes when a picture or a caption in the folder does, from names, sizes and times alone."""
     digest = hashlib.sha256()
-    root = Path(str(folder)).expanduser()
+    root = Path(whole(str(folder))).expanduser()
     files = sorted(root.rglob("*")) if folder and root.is_dir() else []
     for file in files:
         try:

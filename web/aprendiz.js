@@ -1,0 +1,388 @@
+// Aprendiz in ComfyUI's page: the run panel on training nodes, a sidebar tab with all runs, toasts, commands, settings.
+//
+// Everything that lives is asked from our routes (/aprendiz/...), so a reloaded page shows a run as it is. Nodes are changed one by
+// one, as they are created; no prototype is touched, and nothing is drawn on the canvas: classic nodes and Nodes 2.0 are alike.
+
+import { app } from '../../scripts/app.js'
+import { api } from '../../scripts/api.js'
+
+const TRAIN = /^AprendizTrain[A-Z]/
+const TELLS = ['AprendizInspect', 'AprendizDatasetFolder', 'AprendizDatasetImages']   // nodes whose text result is shown
+const POLL = 1000                        // milliseconds between two looks at a run that lives
+const PICTURE = /\.(png|jpe?g|webp|bmp|avif)$/i, CAPTION = /\.(txt|caption)$/i
+const ALIVE = ['queued', 'running', 'paused']
+
+const make = (tag, properties = {}, ...children) => {
+  const node = Object.assign(document.createElement(tag), properties)
+  node.append(...children)
+  return node
+}
+const language = () => app.extensionManager?.setting?.get?.('Comfy.Locale') || navigator.language || 'en'
+let texts = {}, table = {}
+const say = (key, fields = {}) => (texts[key] ?? key).replace(/\{(\w+)\}/g, (whole, name) => fields[name] ?? whole)
+const wish = (id, otherwise) => { try { return app.extensionManager.setting.get(id) ?? otherwise } catch { return otherwise } }
+
+async function ask(path, body) {
+  const answer = await api.fetchApi(`/aprendiz/${path}`, body === undefined ? {} :
+    { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body) })
+  const told = await answer.json()
+  if (!answer.ok) throw new Error(told.error ?? answer.statusText)
+  return told
+}
+
+const toast = (severity, detail) => app.extensionManager?.toast?.add?.({ severity, summary: 'Aprendiz', detail, life: severity === 'error' ? undefined : 6000 })
+
+const ready = (async () => {
+  const [words, nodes] = await Promise.all([ask(`texts?language=${encodeURIComponent(language())}`), ask('nodes'), import(api.apiURL('/aprendiz/panel.js'))])
+  texts = words
+  table = nodes
+})().catch(error => console.error('Aprendiz:', error))
+
+// A run that is shown: one follower for each run, however many panels show it
+
+const followed = new Map()
+
+function follow(id, panel) {
+  const known = followed.get(id) ?? { events: [], offset: 0, state: null, name: '', job: null, panels: new Set(), timer: null, busy: false }
+  followed.set(id, known)
+  known.panels.add(panel)
+  panel.clear()
+  panel.texts = texts
+  panel.fileUrl = path => api.apiURL(`/aprendiz/runs/${id}/file/${path.split('/').map(encodeURIComponent).join('/')}`)
+  panel.take(known.events)
+  dress(known, panel)
+  if (!known.job) ask(`runs/${id}/job`).then(told => { known.job = told.job; known.panels.forEach(one => { one.job = told.job }) }).catch(() => {})
+  look(id)
+  return () => { known.panels.delete(panel); if (!known.panels.size) { clearTimeout(known.timer); followed.delete(id) } }
+}
+
+function dress(known, panel) {
+  panel.name = known.name
+  panel.job = known.job
+  if (known.state) panel.state = known.state
+}
+
+async function look(id) {
+  const known = followed.get(id)
+  if (!known || known.busy) return
+  clearTimeout(known.timer)
+  known.busy = true
+  try {
+    const told = await ask(`runs/${id}/events?offset=${known.offset}&language=${encodeURIComponent(language())}`)
+    known.offset = told.offset
+    known.events.push(...told.events)
+    known.state = told.state
+    known.name = told.name
+    for (const panel of known.panels) { panel.take(told.events); dress(known, panel) }
+    known.missing = 0
+  } catch { known.missing = (known.missing ?? 0) + 1 }
+  known.busy = false
+  const waits = document.hidden ? 5 * POLL : POLL
+  if (followed.has(id) && (known.missing ? known.missing < 30 : ALIVE.includes(known.state) || known.state === null)) known.timer = setTimeout(() => look(id), waits)
+}
+
+async function tell(id, command) {
+  try {
+    if (command === 'node') return await nodeFrom(id)
+    await ask(`runs/${id}/tell`, { command })
+    setTimeout(() => look(id), 200)
+  } catch (error) { toast('error', error.message) }
+}
+
+function panelFor(id, commands) {
+  const panel = make('aprendiz-run')
+  panel.commands = commands
+  panel.addEventListener('tell', event => tell(id, event.detail.command))
+  const leave = follow(id, panel)
+  return { panel, leave }
+}
+
+// Nodes
+
+function widget(node, name) { return node.widgets?.find(one => one.name === name) }
+
+/** Show or hide a widget of this node, on the classic canvas (which must be told that it takes no room) and in Nodes 2.0. */
+function show(one, on) {
+  if (!!one.hidden === !on) return
+  one.hidden = !on
+  one.options = { ...one.options, hidden: !on }
+  if (one.element) one.element.hidden = !on
+  if (on) {
+    for (const name of ['computeSize', 'computeLayoutSize']) { if (one.aprendiz_own?.[name]) one[name] = one.aprendiz_own[name]; else delete one[name] }
+    return
+  }
+  one.aprendiz_own = Object.fromEntries(['computeSize', 'computeLayoutSize'].filter(name => Object.hasOwn(one, name)).map(name => [name, one[name]]))
+  one.computeSize = () => [0, -4]
+  if (one.computeLayoutSize) one.computeLayoutSize = () => ({ minHeight: 0, maxHeight: 0, minWidth: 0 })
+}
+
+function fold(node) {
+  const known = table[node.comfyClass]
+  if (!known) return
+  const all = node.properties.aprendiz_all === true
+  for (const { id, advanced, when } of known) {
+    const one = widget(node, id)
+    if (!one) continue
+    const sibling = when && widget(node, when[0])
+    show(one, (all || !advanced || changed(node, one)) && (!sibling || when[1].includes(sibling.value)))
+  }
+  const button = widget(node, 'aprendiz_fold')
+  if (button) button.label = say(all ? 'fold' : 'unfold')
+  node.setSize?.([node.size[0], node.computeSize()[1]])
+  app.graph?.setDirtyCanvas?.(true, true)
+}
+
+/** A setting that was changed stays in sight when the rest is folded away. */
+const changed = (node, one) => node.aprendiz_defaults && one.name in node.aprendiz_defaults && one.value !== node.aprendiz_defaults[one.name]
+
+function dressNode(node) {
+  const known = table[node.comfyClass] ?? []
+  node.aprendiz_defaults = Object.fromEntries((node.widgets ?? []).map(one => [one.name, one.value]))
+  if (known.some(one => one.advanced || one.when)) {
+    const button = node.addWidget('button', 'aprendiz_fold', null, () => { node.properties.aprendiz_all = !node.properties.aprendiz_all; fold(node) }, { serialize: false })
+    button.serialize = false
+    button.label = say('unfold')
+    for (const name of new Set(known.map(one => one.when?.[0]).filter(Boolean))) {
+      const one = widget(node, name)
+      if (!one) continue
+      const before = one.callback
+      one.callback = function (...given) { const told = before?.apply(this, given); fold(node); return told }
+    }
+  }
+  named(node)
+  if (TRAIN.test(node.comfyClass)) trainingNode(node)
+  if (TELLS.includes(node.comfyClass)) tellingNode(node)
+  setTimeout(() => fold(node), 0)
+}
+
+/** Saved graphs hold widgets by position; ours by name too, so that a setting that came in between moves none of the others. */
+function named(node) {
+  const known = () => (node.widgets ?? []).filter(one => (table[node.comfyClass] ?? []).some(entry => entry.id === one.name))
+  const serialize = node.onSerialize, configure = node.onConfigure
+  node.onSerialize = function (data) {
+    serialize?.call(this, data)
+    data.properties = { ...data.properties, aprendiz_values: Object.fromEntries(known().map(one => [one.name, one.value])) }
+  }
+  node.onConfigure = function (data) {
+    configure?.call(this, data)
+    const values = data.properties?.aprendiz_values
+    if (values) for (const one of known()) if (one.name in values) one.value = values[one.name]
+    if (TRAIN.test(node.comfyClass) && data.properties?.aprendiz_run) showRun(node, data.properties.aprendiz_run)
+    setTimeout(() => fold(node), 0)
+  }
+}
+
+function trainingNode(node) {
+  const every = wish('aprendiz.sampleEverySteps', 0), keep = wish('aprendiz.keepRunning', false)
+  if (every && widget(node, 'sample_every_steps')) widget(node, 'sample_every_steps').value = every
+  if (keep && widget(node, 'keep_running')) widget(node, 'keep_running').value = true
+  const removed = node.onRemoved
+  node.onRemoved = function () { removed?.call(this); node.aprendiz_leave?.() }
+}
+
+/** The run panel, on the node. */
+function showRun(node, id) {
+  if (node.aprendiz_shown === id) return look(id)
+  node.aprendiz_leave?.()
+  node.aprendiz_shown = node.properties.aprendiz_run = id
+  if (!node.aprendiz_place) {
+    node.aprendiz_place = make('div', { style: 'overflow:auto;width:100%;height:100%;border-radius:6px' })
+    const place = node.addDOMWidget('aprendiz_panel', 'aprendiz', node.aprendiz_place, { serialize: false, hideOnZoom: false, getMinHeight: () => 360 })
+    place.serialize = false
+    node.setSize?.([Math.max(node.size[0], 420), node.computeSize()[1]])
+  }
+  const { panel, leave } = panelFor(id, ['pause', 'resume', 'sample', 'save', 'stop', 'start'])
+  node.aprendiz_leave = leave
+  node.aprendiz_place.replaceChildren(panel)
+}
+
+function tellingNode(node) {
+  const executed = node.onExecuted
+  node.onExecuted = function (result) {
+    executed?.call(this, result)
+    const text = result?.text
+    if (!text) return
+    if (!node.aprendiz_text) {
+      node.aprendiz_text = make('pre', { style: 'margin:0;padding:8px;overflow:auto;width:100%;height:100%;font:11px/1.4 ui-monospace,monospace;white-space:pre-wrap;user-select:text;color:var(--fg-color);background:var(--comfy-input-bg);border-radius:6px' })
+      const place = node.addDOMWidget('aprendiz_text', 'aprendiz', node.aprendiz_text, { serialize: false, hideOnZoom: false, getMinHeight: () => 120 })
+      place.serialize = false
+    }
+    node.aprendiz_text.textContent = Array.isArray(text) ? text.join('\n') : String(text)
+    node.setSize?.([Math.max(node.size[0], 360), Math.max(node.size[1], node.computeSize()[1])])
+  }
+}
+
+const nodeById = id => app.graph?.getNodeById?.(Number(id)) ?? app.graph?._nodes?.find(node => String(node.id) === String(id))
+
+// Making nodes
+
+function add(type, at, values = {}) {
+  const node = globalThis.LiteGraph.createNode(type)
+  if (!node) return null
+  node.pos = at
+  app.graph.add(node)
+  for (const [name, value] of Object.entries(values)) { const one = widget(node, name); if (one && value !== undefined && value !== null) one.value = value }
+  return node
+}
+
+const join = (from, output, to, input) => from?.connect?.(from.outputs.findIndex(one => one.name === output), to, to.inputs.findIndex(one => one.name === input))
+
+/** Base, dataset and training node, connected, at a place. */
+function ready_graph(at, train) {
+  const base = add('AprendizBase', at, train.base)
+  const dataset = add('AprendizDatasetFolder', [at[0], at[1] + 220], train.dataset)
+  const node = add(train.type, [at[0] + 460, at[1]], train.widgets)
+  if (base && dataset && node) {
+    join(base, 'base model', node, 'base')
+    join(dataset, 'dataset', node, 'dataset')
+    fold(node)
+  }
+  return node
+}
+
+async function nodeFrom(id) {
+  const told = await ask(`runs/${id}/job`)
+  const middle = app.canvas?.graph_mouse ?? [100, 100]
+  ready_graph([middle[0], middle[1]], told)
+}
+
+// A folder of pictures that is dropped on the canvas becomes a graph that is ready to run
+
+async function filesOf(entry) {
+  if (entry.isFile) return [await new Promise((done, fail) => entry.file(done, fail))]
+  const reader = entry.createReader(), found = []
+  for (;;) {
+    const part = await new Promise((done, fail) => reader.readEntries(done, fail))
+    if (!part.length) return (await Promise.all(found.map(filesOf))).flat()
+    found.push(...part.filter(one => one.isFile))
+  }
+}
+
+async function takeFolder(entry, at) {
+  const files = (await filesOf(entry)).filter(file => PICTURE.test(file.name) || CAPTION.test(file.name))
+  if (!files.some(file => PICTURE.test(file.name))) return
+  const name = `aprendiz-${entry.name.normalize('NFKD').replace(/[^A-Za-z0-9._-]+/g, '-') || 'pictures'}`
+  for (const file of files) {
+    const form = new FormData()
+    form.append('image', file, file.name)
+    form.append('subfolder', name)
+    form.append('overwrite', 'true')
+    const answer = await api.fetchApi('/upload/image', { method: 'POST', body: form })
+    if (!answer.ok) throw new Error(`${file.name}: ${answer.statusText}`)
+  }
+  ready_graph(at, { type: 'AprendizTrainLora', dataset: { folder: name }, base: {}, widgets: {} })
+}
+
+function onDrop(event) {
+  const entries = [...(event.dataTransfer?.items ?? [])].map(item => item.webkitGetAsEntry?.()).filter(Boolean)
+  if (entries.length !== 1 || !entries[0].isDirectory) return
+  event.preventDefault()
+  event.stopPropagation()
+  const at = app.canvas?.convertEventToCanvasOffset?.(event) ?? [100, 100]
+  takeFolder(entries[0], at).catch(error => toast('error', error.message))
+}
+
+// Sidebar
+
+let sidebar = null
+
+function list(runs) {
+  if (!runs.length) return [make('p', { textContent: say('no_runs'), style: 'padding:16px;margin:0' })]
+  return runs.map(run => {
+    const button = make('button', { type: 'button', className: 'aprendiz-row' },
+      run.picture ? make('img', { src: api.apiURL(`/aprendiz/runs/${run.id}/file/${run.picture}`), alt: '', loading: 'lazy' }) : make('span', { className: 'aprendiz-blank' }),
+      make('span', {}, make('b', { textContent: run.name }), make('br'),
+        make('small', { textContent: [say(run.state), run.steps ? say('step', { step: run.step, steps: run.steps }) : '', run.method, run.base].filter(Boolean).join(' · ') })))
+    button.dataset.run = run.id
+    button.addEventListener('click', () => sidebarShow(run.id))
+    return button
+  })
+}
+
+async function sidebarList() {
+  if (!sidebar) return
+  sidebar.leave?.()
+  sidebar.leave = null
+  sidebar.shown = null
+  try {
+    const runs = await ask('runs')
+    if (sidebar && !sidebar.shown) sidebar.body.replaceChildren(...list(runs))
+  } catch (error) { sidebar?.body.replaceChildren(make('p', { textContent: say('lost') })) }
+}
+
+function sidebarShow(id) {
+  sidebar.leave?.()
+  const { panel, leave } = panelFor(id, null)
+  panel.commands = ['pause', 'resume', 'sample', 'save', 'stop', 'start', 'open', 'node']
+  sidebar.leave = leave
+  sidebar.shown = id
+  const back = make('button', { type: 'button', className: 'aprendiz-back', textContent: `‹ ${say('back')}` })
+  back.addEventListener('click', sidebarList)
+  sidebar.body.replaceChildren(back, panel)
+}
+
+const SIDEBAR_STYLE = `
+.aprendiz-side { height: 100%; overflow: auto; color: var(--fg-color); font: 13px/1.45 Inter, system-ui, sans-serif }
+.aprendiz-side h2 { font-size: 15px; font-weight: 600; margin: 0; padding: 16px 16px 8px }
+.aprendiz-row { display: flex; gap: 12px; align-items: center; width: 100%; padding: 8px 16px; border: 0; background: none; color: inherit; font: inherit; text-align: start; cursor: pointer }
+.aprendiz-row:hover { background: color-mix(in srgb, currentColor 8%, transparent) } .aprendiz-row small { opacity: .75; font-variant-numeric: tabular-nums }
+.aprendiz-row img, .aprendiz-blank { width: 40px; height: 40px; border-radius: 4px; object-fit: cover; flex: none; background: color-mix(in srgb, currentColor 10%, transparent) }
+.aprendiz-row:focus-visible, .aprendiz-back:focus-visible { outline: 2px solid var(--p-primary-color, currentColor); outline-offset: -2px }
+.aprendiz-back { margin: 8px 16px 0; background: none; border: 0; color: inherit; font: inherit; cursor: pointer; padding: 4px 0; min-height: 32px }`
+
+function sidebarRender(element) {
+  const body = make('div')
+  element.replaceChildren(make('div', { className: 'aprendiz-side' }, make('style', { textContent: SIDEBAR_STYLE }), make('h2', { textContent: say('runs') }), body))
+  sidebar = { body, leave: null, shown: null }
+  ready.then(sidebarList)
+}
+
+// What the server tells
+
+function onRun({ detail }) {
+  const node = detail.node != null && nodeById(detail.node)
+  if (node) ready.then(() => showRun(node, detail.id))
+  if (sidebar && !sidebar.shown) sidebarList()
+}
+
+function onEnd({ detail }) {
+  look(detail.id)
+  if (sidebar && !sidebar.shown) sidebarList()
+  if (detail.state === 'finished') app.refreshComboInNodes?.()
+  if (!wish('aprendiz.toasts', true)) return
+  const told = { finished: ['success', 'toast_finished'], stopped: ['info', 'toast_stopped'] }[detail.state] ?? ['error', 'toast_failed']
+  toast(told[0], say(told[1], { name: detail.name }))
+}
+
+const openRuns = () => app.extensionManager?.command?.execute?.('Workspace.ToggleSidebarTab.aprendiz')
+
+async function stopAll() {
+  for (const run of await ask('runs')) if (ALIVE.includes(run.state)) await tell(run.id, 'stop')
+}
+
+app.registerExtension({
+  name: 'aprendiz',
+  settings: [
+    { id: 'aprendiz.sampleEverySteps', category: ['Aprendiz', 'Training', 'sampleEverySteps'], name: 'Draw sample pictures every so many steps in new training nodes (0: never)', type: 'number', defaultValue: 0 },
+    { id: 'aprendiz.keepRunning', category: ['Aprendiz', 'Training', 'keepRunning'], name: 'New training nodes go on when ComfyUI closes', type: 'boolean', defaultValue: false },
+    { id: 'aprendiz.toasts', category: ['Aprendiz', 'Page', 'toasts'], name: 'Tell when a run ends', type: 'boolean', defaultValue: true },
+  ],
+  commands: [
+    { id: 'aprendiz.showRuns', label: 'Show the runs', icon: 'pi pi-graduation-cap', function: openRuns },
+    { id: 'aprendiz.stop', label: 'Stop the run that is training', icon: 'pi pi-stop', function: stopAll },
+  ],
+  keybindings: [{ combo: { key: 'a', alt: true, shift: true }, commandId: 'aprendiz.showRuns' }],
+  menuCommands: [{ path: ['Extensions', 'Aprendiz'], commands: ['aprendiz.showRuns', 'aprendiz.stop'] }],
+  async setup() {
+    await ready
+    api.addEventListener('aprendiz.run', onRun)
+    api.addEventListener('aprendiz.end', onEnd)
+    document.addEventListener('drop', onDrop, true)
+    app.extensionManager?.registerSidebarTab?.({ id: 'aprendiz', icon: 'pi pi-graduation-cap', title: 'Aprendiz', tooltip: 'Aprendiz', type: 'custom',
+      render: sidebarRender, destroy: () => { sidebar?.leave?.(); sidebar = null } })
+  },
+  nodeCreated(node) {
+    // At once, not after a promise: a saved graph is put into its nodes right after they are made.
+    if (node.comfyClass?.startsWith('Aprendiz')) dressNode(node)
+  },
+})
