@@ -1,4 +1,4 @@
-"""Drawing: text-to-image, image-to-image and inpainting with any base, and any number of LoRAs folded into it.
+"""Drawing: text-to-image, image-to-image and inpainting with any base, and any number of LoRAs and embeddings.
 
 A picture is given by its `Request` alone: its noise comes from its seed on the CPU, so neither the device nor the pictures beside
 it in a batch change it. Nothing is drawn from torch's global random numbers, so a training run may draw between two steps.
@@ -25,9 +25,11 @@ from . import knobs, samplers
 from .errors import DeviceError, ModelError, Problem, ProblemsError
 from .families import Base, PictureSize, Tensors
 from .formats import png
+from .formats.embedding import Embedding
 from .knobs import knob
 from .nets.controlnet import Control, joined
 from .settings import SAMPLERS
+from .vocabulary import used, with_embeddings
 
 SIZE_STEP = 8          # pixels of a latent
 RESCALE = 0.7          # guidance rescale of bases that reach pure noise (Lin et al. 2024, section 3.4)
@@ -113,8 +115,8 @@ def draw_prepared(base: Base, drawings: Sequence[Drawing], on_step: OnStep | Non
 
 
 def generate(base: Base, requests: Sequence[Request], out: Path, loras: Sequence[tuple[Path, float]] = (),
-             on_step: OnStep | None = None, batch_size: int = 8) -> list[Path]:
-    """Draw with LoRAs and write: each picture with its parameters, under a free name. Returns the files in order.
+             on_step: OnStep | None = None, batch_size: int = 8, words: Sequence[Embedding] = ()) -> list[Path]:
+    """Draw with LoRAs and embeddings and write: each picture with its parameters, under a free name. Returns the files in order.
 
     What can be found wrong is found before the first step, the place to write to included.
     """
@@ -122,13 +124,13 @@ def generate(base: Base, requests: Sequence[Request], out: Path, loras: Sequence
     png.check_writable(out)
     files: list[Path] = []
     each = [_steps(request) for request in requests]
-    with with_loras(base, loras) as applied:
+    with with_loras(base, loras) as applied, with_embeddings(base, words):
         for start in range(0, len(requests), batch_size):
             part = requests[start:start + batch_size]
             before = sum(each[:start])
             report = None if on_step is None else _shifted(on_step, before, sum(each))
             pictures = draw(base, part, report, batch_size)
-            files += png.save_all(pictures, out, [parameters(base, request, applied) for request in part])
+            files += png.save_all(pictures, out, [parameters(base, request, applied, words) for request in part])
     return files
 
 
@@ -198,7 +200,7 @@ def with_loras(base: Base, files: Sequence[tuple[Path, float]]) -> Iterator[list
         yield [applied for _, applied in opened]
 
 
-def parameters(base: Base, request: Request, loras: Sequence[AppliedLora] = ()) -> png.Parameters:
+def parameters(base: Base, request: Request, loras: Sequence[AppliedLora] = (), words: Sequence[Embedding] = ()) -> png.Parameters:
     """What a picture was made from, as AUTOMATIC1111 names it; its LoRAs stand in the prompt, as they are typed there."""
     width, height = size_of(base, request)
     sampler, schedule = samplers.title(base, request.sampler)
@@ -211,6 +213,7 @@ def parameters(base: Base, request: Request, loras: Sequence[AppliedLora] = ()) 
         "Denoising strength": f"{request.strength:g}" if request.image is not None else None,
         "Clip skip": base.clip_skip if base.clip_skip and base.clip_skip > 1 else None,
         "RNG": "CPU", "Lora hashes": hashes or None,
+        "TI hashes": ", ".join(f"{one.name}: {one.hash[:12]}" for one in used(words, (request.prompt, request.negative))) or None,
         **{f"ControlNet {n}": f"Model: {one.name}, Weight: {one.strength:g}, Guidance Start: {one.start:g}, Guidance End: {one.end:g}"
            for n, one in enumerate(request.controls)},
     }
