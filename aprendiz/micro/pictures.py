@@ -55,7 +55,7 @@ def captions(subject: str, count: int = COUNT, seed: int = SEED, called: str | N
 
 
 def subject_prompts(subject: str, count: int = 48, seed: int = SUBJECT_SEED, called: str | None = None) -> list[Prompt]:
-    """Different prompts for a subject, none of them a caption of the quick start's pictures."""
+    """Prompts for a subject, different as far as they go, and then none of them a caption of the quick start's pictures."""
     rng = np.random.default_rng(seed)
     return _prompts(count, seed, lambda: _imagine(subject, rng), lambda scene: _caption(subject, scene, called),
                     captions(subject, called=called))
@@ -88,10 +88,13 @@ def _prompts(count: int, seed: int, imagine_one: Callable[[], Scene], describe: 
              taken: Collection[str]) -> list[Prompt]:
     prompts: list[Prompt] = []
     used = set(taken)
+    tries = 0
     while len(prompts) < count:
         scene = imagine_one()
         text = describe(scene)
-        if text not in used:
+        tries += 1
+        # Of some subjects little can be said: what there is is then asked for again, from other noise.
+        if text not in used or tries > 20 * count:
             used.add(text)
             prompts.append(Prompt(text, scene, seed * 1000 + len(prompts)))
     return prompts
