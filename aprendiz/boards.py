@@ -23,8 +23,10 @@ FIGURES = {"step": ("loss", "learning_rate", "pictures_per_second", "memory_gb")
 def problems(job: Job) -> list[Problem]:
     """The packages that a job's boards need and that are not there."""
     wanted = {"tensorboard": job.training.tensorboard, "wandb": job.training.wandb}
-    return [Problem("{name} is set, but the package {name} is not there. Install it with `python -m pip install {name}`, or turn it off.",
-                    {"name": name}, f"training.{name}") for name, on in wanted.items() if on and importlib.util.find_spec(name) is None]
+    return [Problem("{name} is set, but the package {name} is not there. Install it with `python -m pip install {name}`, or "
+                    "turn it off.",
+                    {"name": name}, f"training.{name}") for name, on in wanted.items() if on
+            and importlib.util.find_spec(name) is None]
 
 
 @contextmanager
@@ -63,7 +65,8 @@ class TensorBoard:
             self.writer.add_scalar(name, value, event["step"])
         if event["event"] == "sample":
             with Image.open(self.run.folder / event["file"]) as picture:
-                self.writer.add_image(f"sample/{event['index']}", np.asarray(picture.convert("RGB")), event["step"], dataformats="HWC")
+                self.writer.add_image(f"sample/{event['index']}", np.asarray(picture.convert("RGB")), event["step"],
+                                      dataformats="HWC")
 
     def close(self) -> None:
         """Write what is left."""
@@ -71,7 +74,10 @@ class TensorBoard:
 
 
 class Wandb:
-    """Logs to Weights & Biases; with WANDB_MODE=offline into the run's `wandb/` folder alone. No paths of this machine are sent."""
+    """Logs to Weights & Biases; with WANDB_MODE=offline into the run's `wandb/` folder alone.
+
+    No paths of this machine are sent.
+    """
 
     def __init__(self, run: Run, job: Job) -> None:
         import wandb
@@ -79,8 +85,10 @@ class Wandb:
         from .formats.metadata import job_values
         self.run, self.wandb = run, wandb
         # Its own probe of the machine (host name, folders, command line) stays off.
-        private = wandb.Settings(x_disable_meta=True, x_disable_stats=True, disable_git=True, save_code=False, console="off", silent=True)
-        self.board = wandb.init(settings=private, project=os.environ.get("WANDB_PROJECT", "aprendiz"), name=run.name, dir=str(run.folder), id=run.name, resume="allow",
+        private = wandb.Settings(x_disable_meta=True, x_disable_stats=True, disable_git=True, save_code=False, console="off",
+                                 silent=True)
+        self.board = wandb.init(settings=private, project=os.environ.get("WANDB_PROJECT", "aprendiz"), name=run.name,
+                                dir=str(run.folder), id=run.name, resume="allow",
                                 config=job_values(job, job.output.captions_in_metadata))
 
     def tell(self, event: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Random numbers that belong to (seed, step, sample) and to nothing else.
 
-Splitting a batch, using several processes or resuming in the middle therefore changes no draw. Every draw comes from a CPU generator
-of its own, so that it is the same on every device.
+Splitting a batch, using several processes or resuming in the middle therefore changes no draw. Every draw comes from a CPU
+generator of its own, so that it is the same on every device.
 """
 
 from __future__ import annotations

@@ -36,9 +36,11 @@ def explain(lesson: Lesson, learned: Learned, step: int) -> TrainingError:
                 pictures.append(name)
                 module = module or watch.first or ""
     return TrainingError(
-        "The loss of step {step} was no number ({pictures}; first in {module}). The last good state, of step {good}, is kept. Lower the learning "
+        "The loss of step {step} was no number ({pictures}; first in {module}). The last good state, of step {good}, is kept. "
+        "Lower the learning "
         "rate, or train in fp32 or bf16; if it is always the same picture, look at it.",
-        step=step, pictures=", ".join(dict.fromkeys(pictures)) or "in its gradient", module=module or "the loss", good=_last_saved(lesson))
+        step=step, pictures=", ".join(dict.fromkeys(pictures)) or "in its gradient", module=module or "the loss",
+                         good=_last_saved(lesson))
 
 
 def _last_saved(lesson: Lesson) -> int:

@@ -3,8 +3,8 @@
 `knob()` declares a field of a frozen, keyword-only dataclass. From it come a ComfyUI input, a Gradio component, a
 command-line flag, a line of the docs and a check. Standard library only: hosts import this.
 
-Types of knobs: int, float, bool, str, tuple[str, ...] or tuple[int, ...], each also `| None` (off), and `float | str` (a number, or a schedule
-in the WebUI's syntax).
+Types of knobs: int, float, bool, str, tuple[str, ...] or tuple[int, ...], each also `| None` (off), and `float | str` (a
+number, or a schedule in the WebUI's syntax).
 """
 
 from __future__ import annotations

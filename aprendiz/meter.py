@@ -87,7 +87,8 @@ class Meter:
         memory, peak = devices.memory_gb(self.device)
         for note, loss in zip(notes, losses.tolist()):
             finite = loss == loss and abs(loss) != float("inf")
-            self.run.event("step", step=note.step, steps=self.steps, epoch=round(note.epoch, 3), loss=loss, learning_rate=note.learning_rate,
+            self.run.event("step", step=note.step, steps=self.steps, epoch=round(note.epoch, 3), loss=loss,
+                           learning_rate=note.learning_rate,
                            pictures_per_second=round(self.rate, 3), memory_gb=round(memory, 3), peak_memory_gb=round(peak, 3))
             if not finite:
                 raise NotFinite(note.step)

@@ -1,8 +1,8 @@
 """What the loss is: how latents are noised, what the network is asked for, and how its answer is weighed.
 
-Shapes: B batch, C latent channels, H W latent height and width. Diffusion (Ho et al. 2020): noisy = alpha x0 + sigma noise with
-alpha^2 + sigma^2 = 1, SNR = alpha^2 / sigma^2, integer timesteps 0..999. Rectified flow (Liu et al. 2023): noisy = (1 - t) x0 + t noise, t in
-[0, 1]. The loss is computed in float32.
+Shapes: B batch, C latent channels, H W latent height and width. Diffusion (Ho et al. 2020): noisy = alpha x0 + sigma noise
+with alpha^2 + sigma^2 = 1, SNR = alpha^2 / sigma^2, integer timesteps 0..999. Rectified flow (Liu et al. 2023): noisy = (1
+- t) x0 + t noise, t in [0, 1]. The loss is computed in float32.
 """
 
 from __future__ import annotations
@@ -116,8 +116,12 @@ def objective(base: Base, settings: ObjectiveSettings) -> Objective:
 
 
 def signal_level(schedule: dict[str, Any], zero_terminal_snr: bool) -> Tensor:
-    """alpha^2 of every timestep (float64), from a diffusers scheduler config; rescaled to end in pure noise (Lin et al. 2024, algorithm 1)."""
-    count, start, end = schedule.get("num_train_timesteps", 1000), schedule.get("beta_start", 0.00085), schedule.get("beta_end", 0.012)
+    """alpha^2 of every timestep (float64), from a diffusers scheduler config; rescaled to end in pure noise (Lin et al.
+
+    2024, algorithm 1).
+    """
+    count, start, end = schedule.get("num_train_timesteps", 1000), schedule.get("beta_start", 0.00085), schedule.get("beta_end",
+                                                                                                                     0.012)
     if schedule.get("beta_schedule", "scaled_linear") == "linear":
         beta_T = torch.linspace(start, end, count, dtype=torch.float64)
     else:

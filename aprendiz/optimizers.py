@@ -1,6 +1,7 @@
 """Optimizers by name over the arena's flat slices, and the learning rate of any step.
 
-The rate is a function of the step alone, so there is no scheduler to save. An optimizer's state is kept as plain tensors and numbers.
+The rate is a function of the step alone, so there is no scheduler to save. An optimizer's state is kept as plain tensors
+and numbers.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class Optimizer:
         self.rates: list[Callable[[int], float]] = []
         groups = []
         if settings.optimizer == "prodigy" and any(part.learning_rate is not None for part in arena.parts):
-            raise SettingsError("Prodigy finds one learning rate for everything, so text_encoder_learning_rate cannot be set beside it. Turn it off, "
+            raise SettingsError("Prodigy finds one learning rate for everything, so text_encoder_learning_rate cannot be set "
+                                "beside it. Turn it off, "
                                 "or choose another optimizer.", where="method.text_encoder_learning_rate")
         for part in arena.parts:
             start, stop = arena.slices[part.name]
@@ -59,8 +61,10 @@ class Optimizer:
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The whole state as named tensors and plain numbers."""
         kept = self.torch.state_dict()
-        tensors = {f"{i}.{name}": value for i, state in kept["state"].items() for name, value in state.items() if isinstance(value, Tensor)}
-        plain = {f"{i}.{name}": value for i, state in kept["state"].items() for name, value in state.items() if not isinstance(value, Tensor)}
+        tensors = {f"{i}.{name}": value for i, state in kept["state"].items() for name, value in state.items()
+                   if isinstance(value, Tensor)}
+        plain = {f"{i}.{name}": value for i, state in kept["state"].items() for name, value in state.items()
+                 if not isinstance(value, Tensor)}
         groups = [{name: value for name, value in group.items() if _is_plain(value)} for group in kept["param_groups"]]
         # Prodigy keeps sums over all parameters in its groups.
         tensors |= {f"group{i}.{name}": value for i, group in enumerate(kept["param_groups"]) for name, value in group.items()
@@ -110,14 +114,17 @@ def build(groups: list[dict[str, Any]], settings: OptimizerSettings, device: tor
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=1e-4, betas=betas, weight_decay=decay, fused=_can_fuse(device))
     if name == "adamw8bit":
-        return _package("bitsandbytes", name).optim.AdamW8bit(groups, lr=1e-4, betas=betas, weight_decay=decay)  # type: ignore[no-any-return]
+        return _package("bitsandbytes", name).optim.AdamW8bit(groups, lr=1e-4, betas=betas,
+                                                              weight_decay=decay)  # type: ignore[no-any-return]
     library = _package("pytorch_optimizer", name)
     if name == "prodigy":
-        return library.Prodigy(groups, lr=1.0, betas=betas, weight_decay=decay, safeguard_warmup=True, bias_correction=True)  # type: ignore[no-any-return]
+        return library.Prodigy(groups, lr=1.0, betas=betas, weight_decay=decay, safeguard_warmup=True,
+                               bias_correction=True)  # type: ignore[no-any-return]
     if name == "lion":
         return library.Lion(groups, lr=1e-4, betas=betas, weight_decay=decay)  # type: ignore[no-any-return]
     if name == "adafactor":
-        return library.AdaFactor(groups, lr=1e-4, betas=betas, weight_decay=decay, scale_parameter=False, relative_step=False)  # type: ignore[no-any-return]
+        return library.AdaFactor(groups, lr=1e-4, betas=betas, weight_decay=decay, scale_parameter=False,
+                                 relative_step=False)  # type: ignore[no-any-return]
     return library.ScheduleFreeAdamW(groups, lr=1e-4, betas=betas, weight_decay=decay)  # type: ignore[no-any-return]
 
 
@@ -129,7 +136,8 @@ def _can_fuse(device: torch.device) -> bool:
 
 def _package(name: str, optimizer: str) -> Any:
     if importlib.util.find_spec(name) is None:
-        raise SettingsError("The optimizer '{optimizer}' needs the package {package}. Install it with `python -m pip install {package}`, "
+        raise SettingsError("The optimizer '{optimizer}' needs the package {package}. Install it with `python -m pip install "
+                            "{package}`, "
                             "or choose adamw.", optimizer=optimizer, package=name.replace("_", "-"), where="optimizer.optimizer")
     return importlib.import_module(name)
 

@@ -46,7 +46,7 @@ def beside_conditions(picture: Image.Image, request: Request) -> Image.Image:
 
 
 def figures(lesson: Lesson, values: Tensor) -> dict[str, float]:
-    """What the method measures of the last samples, and of the same without what was learned; nothing where it shows no pictures."""
+    """What the method measures of the last samples, and of the same without what was learned; nothing without pictures."""
     if not any(request.controls for request in lesson.samples):
         return {}
     with lesson.arena.showing(values), lesson.on_device():
@@ -60,7 +60,8 @@ def save_file(lesson: Lesson, step: int, values: Tensor, started: float) -> Path
     run, job = lesson.run, lesson.job
     file = run.file if step == lesson.steps else run.folder / f"{run.name}-{step:06d}.safetensors"
     facts = metadata.TrainingFacts(
-        dataset=lesson.dataset, base=lesson.base, base_sha256=checkpoint.sha256(lesson.base.source), resolution=lesson.resolution, steps=step,
+        dataset=lesson.dataset, base=lesson.base, base_sha256=checkpoint.sha256(lesson.base.source),
+                                   resolution=lesson.resolution, steps=step,
         batches_per_epoch=lesson.loader.plan.batches, started=started, finished=time.time())
     lesson.method.write(file, lesson.arena.views(values), job, facts)
     return file

@@ -51,23 +51,31 @@ class DataSettings:
     """The pictures, their captions, and how they become training examples."""
 
     path: str | None = knob(None, "The folder with the pictures.", level="basic", path="folder")
-    trigger: str | None = knob(None, "The word that calls what is taught. It is put before each caption that lacks it.", level="basic")
+    trigger: str | None = knob(None, "The word that calls what is taught. It is put before each caption that lacks it.",
+                               level="basic")
     class_word: str | None = knob(None, "What kind of thing it is (dog, vase, style).")
-    caption: str | None = knob(None, "One caption for pictures without their own: [trigger], [class], [folder] and [name] are filled in.")
-    resolution: int | None = knob(None, "Size of the training pictures in pixels (of the area's square root). Off: the base's own.",
+    caption: str | None = knob(None,
+                               "One caption for pictures without their own: [trigger], [class], [folder] and [name] are "
+                               "filled in.")
+    resolution: int | None = knob(None,
+                                  "Size of the training pictures in pixels (of the area's square root). Off: the base's own.",
                                   min=64, max=4096, level="basic")
     buckets: bool = knob(True, "Keep each picture's shape, grouping pictures of like shape. Otherwise all are cropped square.")
     bucket_step: int | None = knob(None, "Widths and heights are multiples of this. Off: the family's own.", min=8, max=256)
     allow_upscale: bool = knob(True, "Enlarge pictures smaller than the training size. Otherwise they are left out.")
     crop: str = knob("center", "What is cut away when the shape does not fit.", choices=("center", "random"))
-    crop_variants: int = knob(4, "How many random crops of a picture are encoded; 0 encodes anew every step, slower.", min=0, max=64,
+    crop_variants: int = knob(4, "How many random crops of a picture are encoded; 0 encodes anew every step, slower.", min=0,
+                              max=64,
                               when=("crop", ("random",)))
     flip: bool = knob(False, "Mirror half of the pictures. Not for faces, text or anything with a left and a right.")
     repeats: int = knob(1, "How often each picture is shown in an epoch.", min=1, max=10000)
     shuffle_tags: bool = knob(False, "Shuffle the comma-separated parts of a caption each time.")
-    keep_tags: int = knob(0, "How many parts at the start of a caption stay in place.", min=0, max=100, when=("shuffle_tags", (True,)))
+    keep_tags: int = knob(0, "How many parts at the start of a caption stay in place.", min=0, max=100,
+                          when=("shuffle_tags", (True,)))
     tag_dropout: float = knob(0.0, "Share of the comma-separated parts left out each time.", min=0, max=1)
-    caption_dropout: float | None = knob(None, "Share of the steps that see no caption at all, which guidance needs. Off: what suits the method.",
+    caption_dropout: float | None = knob(None,
+                                         "Share of the steps that see no caption at all, which guidance needs. Off: what suits "
+                                         "the method.",
                                          min=0, max=1)
     max_tokens: int = knob(225, "Longest caption in tokens; longer ones are cut, with a warning.", min=75, max=225)
     transparency: str = knob("background", "What transparency means: a background, or how much each pixel counts.",
@@ -97,8 +105,10 @@ class ObjectiveSettings:
     loss: str = knob("mse", "Squared error, or Huber, which outliers move less.", choices=("mse", "huber"))
     huber_delta: float = knob(0.1, "Where Huber turns from squared to straight.", min=1e-4, max=10, when=("loss", ("huber",)))
     min_snr_gamma: float | None = knob(None, "Min-SNR weighting (Hang et al. 2023); 5 is usual.", min=0.1, max=100)
-    noise_offset: float = knob(0.0, "Noise added per channel, which helps very dark and very bright pictures; 0.05 is usual.", min=0, max=1)
-    zero_terminal_snr: bool | None = knob(None, "Noise reaches pure noise at its end (Lin et al. 2024). Off: as the base was made.")
+    noise_offset: float = knob(0.0, "Noise added per channel, which helps very dark and very bright pictures; 0.05 is usual.",
+                               min=0, max=1)
+    zero_terminal_snr: bool | None = knob(None,
+                                          "Noise reaches pure noise at its end (Lin et al. 2024). Off: as the base was made.")
     timestep_min: int = knob(0, "Lowest timestep trained.", min=0, max=999)
     timestep_max: int = knob(999, "Highest timestep trained.", min=0, max=999)
 
@@ -107,13 +117,15 @@ class ObjectiveSettings:
 class OptimizerSettings:
     """How the loss is lowered."""
 
-    optimizer: str = knob("adamw", "AdamW; 8-bit AdamW saves memory; Prodigy and schedule-free set their own pace.", choices=OPTIMIZERS)
+    optimizer: str = knob("adamw", "AdamW; 8-bit AdamW saves memory; Prodigy and schedule-free set their own pace.",
+                          choices=OPTIMIZERS)
     learning_rate: float | str | None = knob(None, "Strength of learning: a number, or a schedule such as '0.005:100, 1e-5'. "
                                                    "Off: what suits the method.", min=0, max=1, level="basic")
     schedule: str = knob("constant", "How the learning rate changes over the run.", choices=SCHEDULES)
     warmup_steps: int = knob(0, "Steps over which the learning rate rises from nothing.", min=0, max=100000)
     restarts: int = knob(1, "How many times the cosine runs down.", min=1, max=100, when=("schedule", ("cosine",)))
-    final_rate: float = knob(0.0, "What is left of the learning rate at the end, as a share.", min=0, max=1, when=("schedule", ("linear", "cosine")))
+    final_rate: float = knob(0.0, "What is left of the learning rate at the end, as a share.", min=0, max=1,
+                             when=("schedule", ("linear", "cosine")))
     weight_decay: float = knob(0.01, "Pull of the trained weights towards zero.", min=0, max=10)
     beta1: float = knob(0.9, "Memory of the mean gradient.", min=0, max=0.9999)
     beta2: float = knob(0.999, "Memory of the mean squared gradient.", min=0, max=0.99999)
@@ -131,10 +143,12 @@ class TrainingSettings:
     seed: int = knob(42, "Every random draw follows from it.", min=0, max=2**63 - 1)
     precision: str = knob("auto", "Number format of the frozen base; what is trained stays in fp32.", choices=PRECISIONS)
     device: str = knob("auto", "cpu, cuda, cuda:1, mps or xpu. 'auto' takes the fastest there is.")
-    memory: str = knob("auto", "Fit the run into the card's memory by itself, or do as the settings say.", choices=("auto", "manual"))
+    memory: str = knob("auto", "Fit the run into the card's memory by itself, or do as the settings say.",
+                       choices=("auto", "manual"))
     gradient_checkpointing: bool = knob(False, "Recompute instead of keeping: about half the memory, a third more time.")
     compile: bool = knob(False, "Compile the network first: faster steps after some minutes.")
-    ema_decay: float | None = knob(None, "Keep a moving average of what is learned, and save that; 0.999 is usual.", min=0.5, max=0.99999)
+    ema_decay: float | None = knob(None, "Keep a moving average of what is learned, and save that; 0.999 is usual.", min=0.5,
+                                   max=0.99999)
     save_every_steps: int | None = knob(None, "Save a resumable state and a usable file every so many steps.", min=1)
     keep_checkpoints: int = knob(2, "How many resumable states are kept. Usable files are all kept.", min=1, max=1000)
     validate_every_steps: int | None = knob(None, "Measure the loss on the pictures kept apart every so many steps.", min=1)
@@ -280,7 +294,8 @@ def method_settings(values: Mapping[str, Any]) -> type | None:
 def names(values: Mapping[str, Any]) -> list[str]:
     """Every setting's name that may stand at the top of a job, for suggestions."""
     method = method_settings(values)
-    return [name for settings in (*SECTIONS.values(), *([method] if method else [])) for name in knobs(settings) if name != "path"]
+    return [name for settings in (*SECTIONS.values(), *([method] if method else [])) for name in knobs(settings)
+            if name != "path"]
 
 
 def home(name: str) -> str | None:
@@ -310,10 +325,13 @@ def contradictions(sections: Mapping[str, Any]) -> list[Problem]:
         problems.append(Problem("Both steps ({steps}) and epochs ({epochs}) are set. Keep one; the other follows from it.",
                                 {"steps": training.steps, "epochs": training.epochs}, "training.epochs"))
     if training and training.batch_size % training.gradient_accumulation:
-        problems.append(Problem("batch_size {batch} cannot be split into {parts} equal parts. Choose a gradient_accumulation that divides it.",
-                                {"batch": training.batch_size, "parts": training.gradient_accumulation}, "training.gradient_accumulation"))
+        problems.append(Problem("batch_size {batch} cannot be split into {parts} equal parts. Choose a gradient_accumulation "
+                                "that divides it.",
+                                {"batch": training.batch_size, "parts": training.gradient_accumulation},
+                                "training.gradient_accumulation"))
     if training and data and training.validate_every_steps and not data.validation_share:
-        problems.append(Problem("validate_every_steps is {steps}, but no pictures are kept apart. Set validation_share, such as 0.1.",
+        problems.append(Problem("validate_every_steps is {steps}, but no pictures are kept apart. Set validation_share, such "
+                                "as 0.1.",
                                 {"steps": training.validate_every_steps}, "training.validate_every_steps"))
     if data and data.path is None:
         problems.append(Problem("No pictures were given. Name their folder with --data FOLDER.", {}, "data.path"))
@@ -348,7 +366,8 @@ WINDOWS_NAMES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", 
 
 
 def learning_rates(text: str) -> list[tuple[float, int | None]]:
-    """A schedule in the WebUI's syntax as (rate, last step), the last one open: '0.005:100, 1e-5' -> [(0.005, 100), (1e-5, None)].
+    """A schedule in the WebUI's syntax as (rate, last step), the last one open: '0.005:100, 1e-5' -> [(0.005, 100), (1e-5,
+    None)].
 
     Raises ValueError where a part is no number or the steps do not rise.
     """

@@ -1,8 +1,8 @@
 """The resumable state of a run: written whole under a temporary name, read back, then given its own name.
 
-`checkpoints/step-000200/` holds `state.safetensors` (masters, optimizer, moving average) and `state.json` (step, best so far, thread count,
-versions, plain numbers of the optimizer, the digest of the tensors). Step 200 means: 200 steps are done, the next is number 200 counted
-from 0. Nothing is pickled.
+`checkpoints/step-000200/` holds `state.safetensors` (masters, optimizer, moving average) and `state.json` (step, best so
+far, thread count, versions, plain numbers of the optimizer, the digest of the tensors). Step 200 means: 200 steps are done,
+the next is number 200 counted from 0. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class State:
 
 def versions() -> dict[str, Any]:
     """What a bit-identical resume depends on besides the state."""
-    return {"aprendiz": __version__, "torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads()}
+    return {"aprendiz": __version__, "torch": torch.__version__, "python": platform.python_version(),
+            "threads": torch.get_num_threads()}
 
 
 def write(checkpoints: Path, state: State, keep: int) -> Path:
@@ -50,7 +51,8 @@ def write(checkpoints: Path, state: State, keep: int) -> Path:
     write_atomically(temporary / "state.safetensors", data)
     write_atomically(temporary / "state.json", text.encode())
     if read(temporary) is None:
-        raise RunError("The saved state in {folder} reads back differently from what was written. Check the disk.", folder=str(checkpoints))
+        raise RunError("The saved state in {folder} reads back differently from what was written. Check the disk.",
+                       folder=str(checkpoints))
     if folder.exists():
         shutil.rmtree(folder)
     move_into_place(temporary, folder)

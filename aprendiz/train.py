@@ -2,8 +2,8 @@
 
     batch -> corrupt -> predict -> loss -> gradients -> clip -> optimizer
 
-Step n means: n steps are done. States are saved only between steps; a resumed run is the same run, bit for bit, on the same machine,
-versions, threads and processes.
+Step n means: n steps are done. States are saved only between steps; a resumed run is the same run, bit for bit, on the same
+machine, versions, threads and processes.
 """
 
 from __future__ import annotations
@@ -38,13 +38,17 @@ SNAPSHOT_SECONDS = 20.0  # how much training an accident may cost: what is train
 
 
 def train(job: Job, run: Run) -> Path:
-    """Do a job whole: check, open, encode, learn, write, report. The result's file. Raises AprendizError, and Stopped once saved."""
+    """Do a job whole: check, open, encode, learn, write, report. The result's file.
+
+    Raises AprendizError, and Stopped once saved.
+    """
     checked = check(job, run.folder)
     checked.raise_if_bad(job.data.strict)
     device = devices.device(job.training.device)
     processes = Processes(device)
     with run.on_devices([str(device)]):
-        run.event("ready", device=str(device), pid=os.getpid(), python=sys.version.split()[0], torch=torch.__version__, aprendiz=__version__)
+        run.event("ready", device=str(device), pid=os.getpid(), python=sys.version.split()[0], torch=torch.__version__,
+                  aprendiz=__version__)
         assert checked.report
         told = checked.report.forecast
         run.event("preflight", pictures=told.pictures, steps=told.steps, epochs=round(told.epochs, 2), seconds=told.seconds,
@@ -87,7 +91,8 @@ class Learned:
         if self.ema is not None:
             self.ema.copy_(kept.tensors["ema"])
         lesson.optimizer.restore({name.removeprefix("optimizer."): tensor.to(device) if tensor.ndim else tensor.clone()
-                                  for name, tensor in kept.tensors.items() if name.startswith("optimizer.")}, kept.plain["optimizer"])
+                                  for name, tensor in kept.tensors.items() if name.startswith("optimizer.")},
+                                 kept.plain["optimizer"])
         self.step, self.started = kept.step, kept.plain["started"]
         self.best = tuple(kept.plain["best"]) if kept.plain["best"] else None
         self.fit.loss_scale = kept.plain["loss_scale"]
@@ -126,7 +131,8 @@ def learn(lesson: Lesson) -> Learned:
         if loss is None:
             continue
         try:
-            meter.note(Note(learned.step, learned.step / lesson.loader.plan.batches, lesson.optimizer.torch.param_groups[0]["lr"], loss))
+            meter.note(Note(learned.step, learned.step / lesson.loader.plan.batches,
+                            lesson.optimizer.torch.param_groups[0]["lr"], loss))
             due = events_due(job, learned.step, lesson.steps, wishes)
             if due or time.monotonic() - taken > SNAPSHOT_SECONDS:
                 meter.flush()
@@ -161,7 +167,7 @@ def tried(lesson: Lesson, learned: Learned, batch: Batch) -> Tensor | None:
 
 
 def update(lesson: Lesson, learned: Learned, batch: Batch) -> Tensor | None:
-    """One optimizer step. Its loss (on the device, of the whole batch), or None where fp16 overflowed and the step is to be done again."""
+    """One optimizer step. Its loss (on the device, of the whole batch), or None where fp16 overflowed: it is to be done again."""
     job, arena = lesson.job, lesson.arena
     loss = gradients(lesson, learned.fit, batch)
     lesson.processes.sum(arena.gradient)
@@ -179,7 +185,10 @@ def update(lesson: Lesson, learned: Learned, batch: Batch) -> Tensor | None:
 
 
 def gradients(lesson: Lesson, fit: Fit, batch: Batch) -> Tensor:
-    """Fill the arena's gradient from a batch, in as many parts as memory asks for. The loss (scalar, on the device, of the whole batch)."""
+    """Fill the arena's gradient from a batch, in as many parts as memory asks for.
+
+    The loss (scalar, on the device, of the whole batch).
+    """
     arena, objective, method = lesson.arena, lesson.objective, lesson.method
     arena.zero()
     total = torch.zeros((), device=arena.master.device)
@@ -218,8 +227,10 @@ def resume(lesson: Lesson, learned: Learned) -> None:
     then, now = kept.plain["versions"], state.versions()
     changed = [name for name in ("torch", "threads") if then[name] != now[name]]
     if changed:
-        lesson.run.say("This run was begun with another {what} ({then}, now {now}), so the result may differ in the last digits.", warning=True,
-                       what=", ".join(changed), then=", ".join(str(then[c]) for c in changed), now=", ".join(str(now[c]) for c in changed))
+        lesson.run.say("This run was begun with another {what} ({then}, now {now}), so the result may differ in the last "
+                       "digits.", warning=True,
+                       what=", ".join(changed), then=", ".join(str(then[c]) for c in changed),
+                       now=", ".join(str(now[c]) for c in changed))
     learned.restore(lesson, kept)
     lesson.run.event("resumed", step=learned.step)
 

@@ -43,7 +43,8 @@ def test_what_is_encoded_once_is_read_the_second_time_and_is_the_same(base: Base
 
 
 @pytest.mark.parametrize("change", [{"flip": True}, {"at": (0.1, 0.9)}, {"bucket": (128, 64)}])
-def test_another_look_at_a_picture_is_another_entry(base: Base, found: list[Picture], tmp_path: Path, change: dict[str, object]) -> None:
+def test_another_look_at_a_picture_is_another_entry(base: Base, found: list[Picture], tmp_path: Path,
+                                                    change: dict[str, object]) -> None:
     cache, settings = Cache(tmp_path / "cache"), DataSettings(path="x", crop="random")
     cut = Cut(found[0], (64, 64))
     encode_cuts(base, [cut], settings, cache, nothing)

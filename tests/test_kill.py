@@ -21,9 +21,12 @@ STEPS = 24
 
 def train(pictures: Path, out: Path) -> subprocess.Popen[bytes]:
     """A training on micro in a process of its own, with a state saved after every step."""
-    command = [sys.executable, "-m", "aprendiz", "train", "lora", "--base", "micro", "--data", str(pictures), "--out", str(out), "--name", "killed",
-               "--steps", str(STEPS), "--rank", "8", "--targets", "all", "--batch-size", "2", "--save-every-steps", "1", "--learning-rate", "1e-3",
-               "--caption-dropout", "0.1", "--ema-decay", "0.9", "--crop", "random", "--flip", "--sample-every-steps", "1000", "--sampler-steps", "2"]
+    command = [sys.executable, "-m", "aprendiz", "train", "lora", "--base", "micro", "--data", str(pictures), "--out", str(out),
+               "--name", "killed",
+               "--steps", str(STEPS), "--rank", "8", "--targets", "all", "--batch-size", "2", "--save-every-steps", "1",
+               "--learning-rate", "1e-3",
+               "--caption-dropout", "0.1", "--ema-decay", "0.9", "--crop", "random", "--flip", "--sample-every-steps", "1000",
+               "--sampler-steps", "2"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -32,7 +35,10 @@ def inside_a_save(folder: Path) -> bool:
 
 
 def kill_somewhere(process: subprocess.Popen[bytes], folder: Path, moment: random.Random, in_save: bool) -> bool:
-    """Kill the process between two steps, in a step or in a save; whether it was seen to be in a save. False too if it ended before."""
+    """Kill the process between two steps, in a step or in a save; whether it was seen to be in a save.
+
+    False too if it ended before.
+    """
     begun_with = Run.open(folder).step if folder.exists() else 0
     until = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < until and not (folder.exists() and Run.open(folder).step > begun_with):

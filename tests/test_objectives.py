@@ -19,7 +19,8 @@ SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.01
 
 
 def base(prediction: str, schedule: dict[str, Any] = SCHEDULE, zero: bool = False) -> Base:
-    return Base(family=Family(), source=Source("none", Path(), "folder"), network=nn.Linear(1, 1), vae=None, text_encoders=[], tokenizers=[],
+    return Base(family=Family(), source=Source("none", Path(), "folder"), network=nn.Linear(1, 1), vae=None, text_encoders=[],
+                tokenizers=[],
                 prediction=prediction, schedule=schedule, resolution=64, zero_terminal_snr=zero)
 
 
@@ -27,8 +28,10 @@ def batch(count: int = 64, mask: torch.Tensor | None = None) -> Batch:
     random = torch.Generator().manual_seed(0)
     shape = (count, 4, 8, 8)
     return Batch(latents_BCHW=torch.randn(shape, generator=random), noise_BCHW=torch.randn(shape, generator=random),
-                 offset_BC11=torch.randn(count, 4, 1, 1, generator=random), time_B=torch.rand(count, generator=random), conditioning=None, tokens=None,
-                 sizes=(), mask_B1HW=mask, weight_B=torch.ones(count), names=("a.png",) * count, draws=Draws(0), step=0, samples=tuple(range(count)))
+                 offset_BC11=torch.randn(count, 4, 1, 1, generator=random), time_B=torch.rand(count, generator=random),
+                 conditioning=None, tokens=None,
+                 sizes=(), mask_B1HW=mask, weight_B=torch.ones(count), names=("a.png",) * count, draws=Draws(0), step=0,
+                 samples=tuple(range(count)))
 
 
 @pytest.mark.parametrize("zero", [False, True])
@@ -40,7 +43,8 @@ def test_noise_and_targets_are_diffusers(prediction: str, zero: bool) -> None:
     noisy = objective(base(prediction, zero=zero), ObjectiveSettings()).corrupt(seen)
     expected = scheduler.add_noise(seen.latents_BCHW, seen.noise_BCHW, noisy.timesteps_B)
     assert torch.allclose(noisy.noisy_BCHW, expected, atol=2e-5)
-    target = seen.noise_BCHW if prediction == "epsilon" else scheduler.get_velocity(seen.latents_BCHW, seen.noise_BCHW, noisy.timesteps_B)
+    target = seen.noise_BCHW if prediction == "epsilon" else scheduler.get_velocity(seen.latents_BCHW, seen.noise_BCHW,
+                                                                                    noisy.timesteps_B)
     assert torch.allclose(noisy.target_BCHW, target, atol=2e-5)
 
 
@@ -111,6 +115,7 @@ def test_flow_is_a_straight_line_from_picture_to_noise() -> None:
 
 
 def test_dynamic_shift_grows_with_the_picture() -> None:
-    flux = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 4096}
+    flux = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256,
+            "max_image_seq_len": 4096}
     assert flow_shift(flux, 256) == pytest.approx(1.6487, abs=1e-3)
     assert flow_shift(flux, 4096) == pytest.approx(3.1582, abs=1e-3)

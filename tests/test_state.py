@@ -11,7 +11,8 @@ from aprendiz.state import State, latest, read, saved, write
 
 
 def state(step: int) -> State:
-    return State(step, {"master": torch.full((5,), float(step)), "optimizer.0.step": torch.tensor(float(step))}, {"best": [0.5, 3], "optimizer": {}})
+    return State(step, {"master": torch.full((5,), float(step)), "optimizer.0.step": torch.tensor(float(step))},
+                 {"best": [0.5, 3], "optimizer": {}})
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:

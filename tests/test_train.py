@@ -18,8 +18,10 @@ from aprendiz.run import Run
 from aprendiz.state import latest
 
 EVERYTHING: dict[str, Any] = {
-    "targets": "all", "train_text_encoder": True, "text_encoder_learning_rate": 5e-4, "rank_dropout": 0.1, "flip": True, "crop": "random",
-    "caption_dropout": 0.2, "shuffle_tags": True, "tag_dropout": 0.1, "noise_offset": 0.1, "ema_decay": 0.9, "sampled_latents": True, "steps": 7,
+    "targets": "all", "train_text_encoder": True, "text_encoder_learning_rate": 5e-4, "rank_dropout": 0.1, "flip": True,
+                              "crop": "random",
+    "caption_dropout": 0.2, "shuffle_tags": True, "tag_dropout": 0.1, "noise_offset": 0.1, "ema_decay": 0.9,
+                              "sampled_latents": True, "steps": 7,
     "batch_size": 3, "schedule": "cosine", "warmup_steps": 2, "min_snr_gamma": 5.0}
 
 
@@ -58,7 +60,8 @@ def test_recomputing_activations_changes_nothing(data: Path, tmp_path: Path) -> 
     assert losses(kept) == pytest.approx(losses(again), abs=1e-5)
 
 
-def test_running_out_of_memory_replays_the_step_and_loses_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_replays_the_step_and_loses_nothing(data: Path, tmp_path: Path,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     """A mock: this machine's memory does not run out at a wish."""
     straight = teach(tmp_path / "a", data)
     real, calls = loop.gradients, iter(range(100))
@@ -86,7 +89,8 @@ def test_memory_that_never_does_ends_in_one_sentence(data: Path, tmp_path: Path,
 
 def test_a_loss_that_is_no_number_names_step_picture_and_module_and_keeps_the_last_good_state(data: Path, tmp_path: Path) -> None:
     teach(tmp_path, data, stop_at=1, steps=12, batch_size=1)
-    poisoned = next(iter(sorted((tmp_path / "aprendiz" / ".cache").glob("*/*.safetensors"), key=lambda file: "mean" not in load_file(file))))
+    poisoned = next(iter(sorted((tmp_path / "aprendiz" / ".cache").glob("*/*.safetensors"),
+                                key=lambda file: "mean" not in load_file(file))))
     tensors = load_file(poisoned)
     save_file({**tensors, "mean": torch.full_like(tensors["mean"], float("nan"))}, poisoned)
     with pytest.raises(TrainingError, match=r"step \d+ was no number \(\d\.png; first in network\.conv_in"):
@@ -103,7 +107,8 @@ def test_what_is_taught_is_learned(data: Path, tmp_path: Path) -> None:
 
 
 def test_validation_samples_and_saves_come_when_due(data: Path, tmp_path: Path) -> None:
-    run = teach(tmp_path, data, epochs=4, steps=None, validation_share=0.25, validate_every_steps=2, sample_every_steps=3, save_every_steps=2, keep_checkpoints=1)
+    run = teach(tmp_path, data, epochs=4, steps=None, validation_share=0.25, validate_every_steps=2, sample_every_steps=3,
+                save_every_steps=2, keep_checkpoints=1)
     events = run.events()
     steps = len(losses(run))
     assert steps == 8
@@ -111,7 +116,8 @@ def test_validation_samples_and_saves_come_when_due(data: Path, tmp_path: Path) 
     assert [event["step"] for event in events if event["event"] == "sample"] == [0, 3, 6, 8]
     assert [event["step"] for event in events if event["event"] == "checkpoint"] == [2, 4, 6]
     assert [folder.name for folder in run.checkpoints.iterdir()] == ["step-000006"]
-    assert {file.name for file in run.folder.glob("*.safetensors")} == {"taught.safetensors", *(f"taught-{n:06d}.safetensors" for n in (2, 4, 6))}
+    assert {file.name for file in run.folder.glob("*.safetensors")} == {"taught.safetensors",
+                                                                        *(f"taught-{n:06d}.safetensors" for n in (2, 4, 6))}
     assert {file.name for file in run.report.iterdir()} == {"grid.png", "loss.png", "scores.json"}
 
 
@@ -134,7 +140,8 @@ def test_every_family_and_method_train_two_steps(family: str, method: str, tmp_p
     data = pictures(tmp_path / "red", size=(64, 96))
     before = dict(load_file(file))
     prediction = {"prediction": "epsilon"} if family == "sd2" else {}
-    run = teach(tmp_path / "out", data, base={"path": str(file), **prediction}, method=method, steps=2, save_every_steps=1, resolution=64)
+    run = teach(tmp_path / "out", data, base={"path": str(file), **prediction}, method=method, steps=2, save_every_steps=1,
+                resolution=64)
     assert len(losses(run)) == 2
     half_way = load_file(run.folder / "taught-000001.safetensors")
     assert any(not torch.equal(half_way[name], tensor) for name, tensor in result(run).items())

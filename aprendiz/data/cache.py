@@ -1,8 +1,8 @@
 """What is encoded once: latents of every picture as it is cropped and mirrored, text states of every caption.
 
-Files are safetensors under `.cache/`, each named by the hash of everything it depends on: the picture's bytes, how it is cut, the encoder's
-weights, our version of the encoding. Runs share them; an interrupted fill leaves only whole files; the oldest go when the folder grows past
-its bound. Shapes: N entries, C latent channels, H W latent size.
+Files are safetensors under `.cache/`, each named by the hash of everything it depends on: the picture's bytes, how it is
+cut, the encoder's weights, our version of the encoding. Runs share them; an interrupted fill leaves only whole files; the
+oldest go when the folder grows past its bound. Shapes: N entries, C latent channels, H W latent size.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class Cache:
             tensors = load_file(file)
             os.utime(file)
         except Exception as broken:  # safetensors raises its own Rust errors; a file that does not read is simply made again
-            if not isinstance(broken, OSError) and type(broken).__module__.split(".")[0] not in ("safetensors", "safetensors_rust"):
+            if not isinstance(broken, OSError) and type(broken).__module__.split(".")[0] not in ("safetensors",
+                                                                                                 "safetensors_rust"):
                 raise
             return None
         self.hits += 1
@@ -166,7 +167,8 @@ def _shrink(weight_1HW: Tensor | None, latents_CHW: Tensor) -> Tensor | None:
 
 def _look(cut: Cut, settings: DataSettings) -> str:
     """Everything about a cut and the settings that changes its pixels, in one line."""
-    return repr((cut.picture.digest, cut.picture.mask_digest, cut.bucket, settings.crop, cut.at, cut.flip, settings.transparency, settings.background))
+    return repr((cut.picture.digest, cut.picture.mask_digest, cut.bucket, settings.crop, cut.at, cut.flip, settings.transparency,
+                 settings.background))
 
 
 def _groups(indices: Iterable[int], cuts: Sequence[Cut], size: int = 4) -> list[list[int]]:

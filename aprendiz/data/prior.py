@@ -28,7 +28,8 @@ def make(job: Job, run: Run, base: Base, pictures: Sequence[Picture], side: int)
     for done in range(0, len(missing), 8):
         some = missing[done:done + 8]
         run.event("caching", what="pictures of the base's own", done=done, total=len(missing))
-        requests = [Request(prompt=prompts[i % len(prompts)], seed=FIRST_SEED + i, width=side, height=side, steps=job.samples.sampler_steps,
+        requests = [Request(prompt=prompts[i % len(prompts)], seed=FIRST_SEED + i, width=side, height=side,
+                            steps=job.samples.sampler_steps,
                             guidance=job.samples.guidance, sampler=job.samples.sampler) for i in some]
         for i, picture in zip(some, draw(base, requests)):
             write_atomically(place / f"{i:05d}.txt", prompts[i % len(prompts)].encode())
@@ -46,6 +47,7 @@ def prompts_from(job: Job, pictures: Sequence[Picture]) -> tuple[str, ...]:
     bare = dict.fromkeys(p.captions[0].replace(trigger, "").strip(" ,") if trigger else "" for p in pictures)
     prompts = tuple(caption for caption in bare if caption)
     if not prompts:
-        raise DatasetError("Prior preservation needs to know what else the base should remember. Give prior.prompts, or a class_word such as "
+        raise DatasetError("Prior preservation needs to know what else the base should remember. Give prior.prompts, or a "
+                           "class_word such as "
                            "'dog', or a folder of pictures with prior_data.", where="prior.prompts")
     return prompts

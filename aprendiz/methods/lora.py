@@ -25,18 +25,21 @@ if TYPE_CHECKING:
 class LoraSettings:
     """What a LoRA is told."""
 
-    rank: int = knob(16, "How much can be learned: the rank of the update. Larger files, more memory.", min=1, max=1024, level="basic")
+    rank: int = knob(16, "How much can be learned: the rank of the update. Larger files, more memory.", min=1, max=1024,
+                     level="basic")
     alpha: float | None = knob(None, "Scale of the update is alpha / rank. Off: alpha is the rank, scale 1.", min=0.001, max=4096)
     targets: str = knob("attention+ff", "Which layers: attention alone, feed-forward too, or convolutions as well.",
                         choices=("attention", "attention+ff", "all"))
     train_network: bool = knob(True, "Train the U-Net or transformer.")
     train_text_encoder: bool = knob(False, "Train the text encoders too: better words, text states can no longer be cached.")
-    text_encoder_learning_rate: float | str | None = knob(None, "Learning rate of the text encoders. Off: the same.", min=0, max=1,
+    text_encoder_learning_rate: float | str | None = knob(None, "Learning rate of the text encoders. Off: the same.", min=0,
+                                                          max=1,
                                                           when=("train_text_encoder", (True,)))
     rank_dropout: float = knob(0.0, "Share of the ranks that rest for a picture at a step.", min=0, max=0.95)
     rank_stabilised: bool = knob(False, "Scale by alpha / sqrt(rank) (Kalajdzievski 2023), for large ranks.")
     continue_from: str | None = knob(None, "A LoRA file of the same family to go on from; its rank counts.", path="file")
-    layout: str = knob("kohya", "How names are written in the file: kohya for all hosts, peft for diffusers alone.", choices=("kohya", "peft"))
+    layout: str = knob("kohya", "How names are written in the file: kohya for all hosts, peft for diffusers alone.",
+                       choices=("kohya", "peft"))
 
 
 class Lora(Method):
@@ -67,9 +70,11 @@ class Lora(Method):
         settings: LoraSettings = job.method
         problems = []
         if not settings.train_network and not settings.train_text_encoder:
-            problems.append(Problem("Nothing would be trained: both train_network and train_text_encoder are off. Turn one on.", {}, "method.train_network"))
+            problems.append(Problem("Nothing would be trained: both train_network and train_text_encoder are off. Turn one on.",
+                                    {}, "method.train_network"))
         if settings.train_text_encoder and "text_encoders" not in family.offers:
-            problems.append(Problem("The text encoders of this base cannot be trained. Turn train_text_encoder off.", {}, "method.train_text_encoder"))
+            problems.append(Problem("The text encoders of this base cannot be trained. Turn train_text_encoder off.", {},
+                                    "method.train_text_encoder"))
         if settings.continue_from and not Path(settings.continue_from).is_file():
             problems.append(Problem("The LoRA to continue from, {file}, is not there. Check the path.",
                                     {"file": settings.continue_from}, "method.continue_from"))
@@ -90,7 +95,8 @@ class Lora(Method):
         ranks = {one.down.shape[0] for one in weights}
         if ranks != {self.settings.rank}:
             raise ModelError("{file} has rank {found}, but this job's rank is {rank}. Set rank to {found}.",
-                             file=file.name, found=", ".join(str(r) for r in sorted(ranks)), rank=self.settings.rank, where="method.rank")
+                             file=file.name, found=", ".join(str(r) for r in sorted(ranks)), rank=self.settings.rank,
+                             where="method.rank")
         taken = 0
         with torch.no_grad():
             for one in weights:
@@ -102,7 +108,8 @@ class Lora(Method):
                 layer.up.copy_(one.up.float() * (one.alpha / one.down.shape[0] / self.scale))
                 taken += 1
         if taken < len(weights):
-            raise ModelError("{file} holds {count} modules that this job would not train, such as those of other targets or of a text encoder. "
+            raise ModelError("{file} holds {count} modules that this job would not train, such as those of other targets or of "
+                             "a text encoder. "
                              "Choose the targets and train_text_encoder that it was made with.",
                              file=file.name, count=len(weights) - taken, where="method.continue_from")
 
@@ -112,7 +119,8 @@ class Lora(Method):
 
     def parts(self) -> list[Part]:
         rate = self.settings.text_encoder_learning_rate
-        return [Part(part, {f"{part}.{module}.{matrix}": getattr(layer, matrix) for module, layer in layers.items() for matrix in ("down", "up")},
+        return [Part(part, {f"{part}.{module}.{matrix}": getattr(layer, matrix) for module, layer in layers.items()
+                            for matrix in ("down", "up")},
                      None if part == "network" else rate) for part, layers in self.layers.items()]
 
     def predict(self, noisy: Noisy, batch: Batch) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """One flat buffer for everything that is trained: masters, gradients, moving average; the parameters are views.
 
-Clipping, the optimizer, the all-reduce, saving and resuming are then a few operations on a few tensors. Masters are float32. Where the
-network computes in another precision, the parameters are views of a second, working buffer, and `collect` adds their gradients to the
-float32 ones.
+Clipping, the optimizer, the all-reduce, saving and resuming are then a few operations on a few tensors. Masters are
+float32. Where the network computes in another precision, the parameters are views of a second, working buffer, and
+`collect` adds their gradients to the float32 ones.
 """
 
 from __future__ import annotations
