@@ -15,7 +15,7 @@ from PIL import Image
 from ..errors import SettingsError
 from .scenes import CATEGORIES, HELD_OUT_SHAPES, Scene, caption, category, draw, imagine
 
-COUNT, SEED = 16, 1                    # the quick start's pictures
+COUNT, SEED = 32, 1                    # the quick start's pictures
 SUBJECT_SEED, OTHER_SEED, PRIOR_SEED = 777, 31337, 4321
 NEON = "neon"
 PURPLE_STAR = "striped purple star"    # made of words that the base knows: an embedding can learn it
