@@ -63,6 +63,9 @@ class Watch:
         except OSError as error:  # the run's folder was removed, or its disk is gone
             logger.warning("The run %s can no longer be followed: %s", self.run.name, error)
         finally:
+            if self.worker is not None:
+                self.worker.let_go()
+                self.worker.process.wait()
             self._tell("end", {"id": run_id(self.run.folder), "name": self.run.name, "node": self.node,
                                "state": self.last.get("event", "failed") if self.last.get("event") in ENDS else "failed"})
             self.news.put(None)

@@ -1,0 +1,237 @@
+"""The ComfyUI shell without ComfyUI: workers held and stopped, results placed, routes that look nowhere else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comfy_door import Host, Interrupted, door
+
+from aprendiz.micro.pictures import write_pictures
+
+runs, routes, draw, sources = (door(f"nodes.{name}") for name in ("runs", "routes", "draw", "sources"))
+run_module, settings_module, errors = (door(f"aprendiz.{name}") for name in ("run", "settings", "errors"))
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path / "output")
+
+
+def small_run(tmp_path: Path, steps: int, **more: Any) -> Any:
+    """A run on micro with two pictures."""
+    write_pictures(tmp_path / "pictures", "fish", count=2)
+    job = settings_module.Job.read({"data": str(tmp_path / "pictures"), "steps": steps, "rank": 2, "sampler_steps": 2,
+                                    "name": "fish", "sample_prompts": ["a fish"], "device": "cpu", **more})
+    return run_module.Run.create(tmp_path / "output", job, "digest")
+
+
+def test_an_interrupted_node_leaves_at_once_and_the_same_graph_goes_on(tmp_path: Path, host: Host, user_folder: Path) -> None:
+    run = small_run(tmp_path, steps=100000, save_every_steps=50000)
+    watch = runs.take_up(run, host, "9", False)
+    seen = []
+
+    def show(event: dict[str, Any]) -> None:
+        seen.append(event["event"])
+        host.stopping = host.stopping or event["event"] == "step"
+
+    with pytest.raises(Interrupted):
+        runs.attend(watch, host, show)
+    assert watch.wait(60) and run.state == "stopped" and host.freed == 1
+    assert seen.index("step") > seen.index("ready")
+    assert [name for name, _ in host.sent] == ["run", "end"] and host.sent[1][1]["state"] == "stopped"
+    done = run.step
+    assert done > 0
+    again = runs.take_up(run, host, "9", False)
+    assert again is not watch
+    resumed = next(event for event in iter(again.news.get, None) if event["event"] == "resumed")
+    assert resumed["step"] == done
+    runs.stop(run)
+    assert again.wait(60)
+    with pytest.raises(errors.RunError, match="stopped after step"):
+        runs.check_end(run.name, again.last)
+
+
+def test_a_worker_that_is_killed_is_told_of_on_the_node(tmp_path: Path, host: Host, user_folder: Path,
+                                                        answers: Callable[[str, object], None]) -> None:
+    run = small_run(tmp_path, steps=100000)
+    watch = runs.take_up(run, host, None, False)
+
+    def kill(event: dict[str, Any]) -> None:
+        if event["event"] == "ready":
+            watch.worker.process.kill()
+
+    with pytest.raises(errors.AprendizError) as told:
+        runs.attend(watch, host, kill)
+    assert "resume" in str(told.value) and watch.over
+    answers("ComfyUI: the worker is killed from outside", told.value)
+
+
+def written(run: Any, content: bytes) -> None:
+    run.file.write_bytes(content)
+    run.file.with_suffix(".png").write_bytes(b"picture")
+
+
+def test_a_result_is_placed_once_and_never_over_another_file(tmp_path: Path, host: Host, user_folder: Path) -> None:
+    run = small_run(tmp_path, steps=1)
+    written(run, b"learned")
+    name, file = runs.place(run, "lora", host)
+    assert (name, file.read_bytes()) == ("fish.safetensors", b"learned") and file.with_suffix(".png").is_file()
+    assert runs.place(run, "lora", host) == (name, file)
+    file.write_bytes(b"of somebody else")
+    name, other = runs.place(run, "lora", host)
+    assert name == "fish-2.safetensors" and other.read_bytes() == b"learned" and file.read_bytes() == b"of somebody else"
+    names = sorted(path.name for path in file.parent.iterdir())
+    assert names == ["fish-2.png", "fish-2.safetensors", "fish.png", "fish.safetensors"]
+
+
+def test_routes_find_runs_by_digest_and_pictures_within_them_alone(tmp_path: Path, user_folder: Path) -> None:
+    run = small_run(tmp_path, steps=1)
+    (run.samples).mkdir()
+    (run.samples / "step-000000-0.png").write_bytes(b"picture")
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (run.folder / "link.png").symlink_to(tmp_path / "secret.png")
+    id = runs.run_id(run.folder)
+    assert routes.find(id).folder == run.folder
+    assert routes.inside(run.folder, "samples/step-000000-0.png").read_bytes() == b"picture"
+    for path in ("../../../secret.png", str(tmp_path / "secret.png"), "link.png", "job.json", "samples", "nothing.png"):
+        with pytest.raises(routes.Refused):
+            routes.inside(run.folder, path)
+    for name in ("", "..", str(run.folder), "0" * 16):
+        with pytest.raises(routes.Refused):
+            routes.find(name)
+
+
+def test_routes_tell_the_events_since_an_offset_in_the_persons_language(tmp_path: Path, user_folder: Path) -> None:
+    run = small_run(tmp_path, steps=1)
+    told = routes.events_since(run, 0, "en")
+    assert [event["event"] for event in told["events"]] == ["queued"] and told["state"] == "queued"
+    run.say("{name} is {value}. It must be at least {low}.", name="steps", value=0, low=1)
+    more = routes.events_since(run, told["offset"], "es")
+    assert more["events"][0]["text"] != "steps is 0. It must be at least 1." and "steps" in more["events"][0]["text"]
+    assert routes.events_since(run, more["offset"], "es")["events"] == []
+
+
+def test_a_very_long_run_is_thinned_and_keeps_all_but_steps(tmp_path: Path, user_folder: Path) -> None:
+    events = [{"event": "step", "step": step} for step in range(3 * routes.MOST_EVENTS)] + [{"event": "finished"}]
+    thin = routes.thinned(events)
+    assert len(thin) <= routes.MOST_EVENTS + 1 and thin[-1] == {"event": "finished"}
+
+
+@pytest.mark.parametrize(("headers", "taken"), [
+    ({}, True), ({"Origin": "http://127.0.0.1:8188"}, True), ({"Sec-Fetch-Site": "same-origin"}, True),
+    ({"Origin": "http://evil.example"}, False), ({"Origin": "null"}, False), ({"Sec-Fetch-Site": "cross-site"}, False),
+    ({"Origin": "http://127.0.0.1:8189"}, False), ({"Sec-Fetch-Site": "same-site"}, False),
+])
+def test_a_post_of_another_page_is_refused(headers: dict[str, str], taken: bool) -> None:
+    assert routes.same_origin(headers, "127.0.0.1:8188") is taken
+
+
+@pytest.mark.parametrize("word", ["rm", "", "None", "start;", "../stop"])
+def test_a_command_that_is_none_is_refused(word: str, tmp_path: Path, user_folder: Path) -> None:
+    run = small_run(tmp_path, steps=1)
+    with pytest.raises(routes.Refused):
+        routes.command(run, word)
+    assert not (run.folder / "commands.jsonl").exists()
+
+
+def test_the_list_tells_a_run_and_a_node_can_be_made_from_it(tmp_path: Path, user_folder: Path) -> None:
+    run = small_run(tmp_path, steps=7)
+    line = routes.summary(run)
+    assert (line["name"], line["state"], line["steps"], line["method"], line["base"]) == ("fish", "queued", 7, "lora", "micro")
+    node = routes.as_node(run)
+    assert node["type"] == "AprendizTrainLora" and node["widgets"]["steps"] == 7 and node["widgets"]["rank"] == 2
+    assert node["base"] == {"base": "micro", "elsewhere": ""} and node["dataset"]["folder"] == str(tmp_path / "pictures")
+    assert json.loads(json.dumps(line)) == line
+
+
+def test_a_changed_picture_changes_the_fingerprint_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = write_pictures(tmp_path, "fish", count=1)
+    before = sources.fingerprint(str(tmp_path))
+    assert sources.fingerprint(str(tmp_path)) == before
+    time.sleep(0.02)
+    files[0].with_suffix(".txt").write_text("another caption", encoding="utf-8")
+    assert sources.fingerprint(str(tmp_path)) != before
+
+
+class Folders:
+    """ComfyUI's folders."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def output_folder(self) -> Path:
+        return self.root
+
+    def input_folder(self) -> Path:
+        return self.root / "input"
+
+    def find(self, kind: str, name: str) -> Path | None:
+        return None
+
+    def diffusers_folder(self, name: str) -> Path | None:
+        return None
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for module in (sources, draw):
+        monkeypatch.setattr(module, "host", Folders(tmp_path))
+    return tmp_path
+
+
+def test_a_folder_of_pictures_becomes_a_dataset_with_its_report(folders: Path) -> None:
+    write_pictures(folders / "input" / "mine", "fish", count=3)
+    for given in (str(folders / "input" / "mine"), "mine"):
+        values, images, report, count, small = sources.dataset("AprendizDatasetFolder", given, {"flip": True}, {"trigger": "zwx"})
+        assert values["data"] == {"flip": True, "trigger": "zwx", "path": str(folders / "input" / "mine")}
+        assert count == 3 and tuple(images.shape) == (3, 256, 256, 3) and len(small) == 3
+        assert report.startswith("3 pictures, 3 with a caption.") and "zwx" in report
+
+
+def test_pictures_of_the_graph_are_written_once_with_their_captions(folders: Path) -> None:
+    import torch
+    images = torch.rand(2, 32, 48, 3)
+    folder = sources.write_images(images, "a red one\na blue one")
+    assert folder == sources.write_images(images, "a red one\na blue one") != sources.write_images(images, "one for both")
+    values, _, _, count, _ = sources.dataset("AprendizDatasetImages", str(folder), None, {})
+    assert count == 2 and values["data"]["path"] == str(folder)
+    assert (folder / "0001.txt").read_text(encoding="utf-8") == "a blue one"
+
+
+@pytest.mark.parametrize("case", ["no folder", "empty folder", "missing folder", "broken picture", "captions", "no lora",
+                                  "no prompt", "uneven", "missing base", "broken base"])
+def test_bad_input_gets_one_clear_message_on_its_node(case: str, folders: Path, answers: Callable[[str, object], None]) -> None:
+    import torch
+    write_pictures(folders / "good", "fish", count=2)
+    (folders / "empty").mkdir()
+    shutil.copytree(folders / "good", folders / "broken")
+    next((folders / "broken").glob("*.png")).write_bytes(b"no picture")
+    (folders / "broken.safetensors").write_bytes(b"no weights")
+    ask: dict[str, Callable[[], Any]] = {
+        "no folder": lambda: sources.dataset("AprendizDatasetFolder", "", None, {}),
+        "empty folder": lambda: sources.dataset("AprendizDatasetFolder", str(folders / "empty"), None, {}),
+        "missing folder": lambda: sources.dataset("AprendizDatasetFolder", str(folders / "nowhere"), None, {}),
+        "broken picture": lambda: sources.dataset("AprendizDatasetFolder", str(folders / "broken"), None, {}),
+        "captions": lambda: sources.write_images(torch.rand(3, 8, 8, 3), "one\ntwo"),
+        "no lora": lambda: draw.lora_file("nothing.safetensors"),
+        "no prompt": lambda: draw.walk({"path": "micro"}, [], {"prompts": " \n"}, None),
+        "uneven": lambda: draw.grid(torch.rand(1, 8, 8, 3), torch.rand(2, 8, 8, 3), "", ""),
+        "missing base": lambda: sources.base_values({"base": "gone.safetensors"}),
+        "broken base": lambda: sources.base_values({"elsewhere": str(folders / "broken.safetensors")}),
+    }
+    with pytest.raises(errors.AprendizError) as told:
+        ask[case]()
+    assert str(told.value) and "Traceback" not in str(told.value)
+    answers(f"ComfyUI: {case}", told.value)
+
+
+def test_a_grid_of_pairs_is_one_picture(folders: Path) -> None:
+    import torch
+    grid = draw.grid(torch.rand(2, 64, 64, 3), torch.rand(2, 64, 64, 3), "one\ntwo", "Before and after")
+    assert grid.shape[0] == 1 and grid.shape[3] == 3 and grid.shape[2] >= 480
