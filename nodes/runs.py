@@ -24,7 +24,7 @@ from ..aprendiz.worker.messages import ENDS
 
 logger = logging.getLogger(__name__)
 
-GLANCE = 0.25  # seconds between two looks at whether the queue was interrupted
+GLANCE = 0.1  # seconds between two looks at whether the queue was interrupted
 PLACES = {"lora": "loras", "textual_inversion": "embeddings", "controlnet": "controlnet", "hypernetwork": "hypernetworks",
           "full": "checkpoints"}  # the kind of ComfyUI's folders that a method's result is looked for in
 BESIDE = (".png",)  # what hosts show beside a file

@@ -17,6 +17,7 @@ from ..aprendiz.views.looks import dataset_report
 from ..aprendiz.views.panel import CAPTION_COUNT, NO_FOLDER
 from . import host, pictures
 
+EXAMPLE = "example:"  # before the subject of the built-in example
 SHOWN = 64  # pictures at most that a dataset node gives out
 
 
@@ -38,10 +39,23 @@ def base_values(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def whole(folder: str) -> str:
-    """A folder's full path; a name alone is that of a folder below ComfyUI's input folder."""
+    """A folder's full path; a name alone is that of a folder below ComfyUI's input folder, `example:fish` pictures drawn here."""
+    if folder.startswith(EXAMPLE):
+        return str(_example(folder.removeprefix(EXAMPLE)))
     path = Path(folder).expanduser()
     if folder and not path.is_absolute() and (host.input_folder() / path).is_dir():
         return str(host.input_folder() / path)
+    return folder
+
+
+def _example(subject: str) -> Path:
+    """The folder with the built-in example's pictures, drawn on first use. Raises SettingsError for a subject there is not."""
+    from ..aprendiz.micro.pictures import write_pictures
+    folder = host.output_folder() / "aprendiz" / ".pictures" / f"example-{subject or 'none'}"
+    with disk_errors(folder):
+        if not (folder / "whole").is_file():
+            write_pictures(folder, subject)
+            (folder / "whole").touch()
     return folder
 
 
