@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import __version__
-from .commands import drawing, following, looking, page, training
+from .commands import drawing, following, looking, maps, page, training
 from .errors import AprendizError
 from .files import home
 from .knobs import knobs
@@ -132,6 +132,8 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
     add("resume", training.resume, say("Go on with a run that was stopped or died."), run)
     _add_generate(add("generate", drawing.generate, say("Draw pictures with a base and with what was learned.")))
     _add_walk(add("walk", drawing.walk, say("A moving picture that goes from prompt to prompt.")))
+    _add_maps(add("control-maps", maps.control_maps, say("Make condition pictures for a ControlNet from a folder of pictures."),
+                  ("folder", "DIR", say("The folder with the pictures."))))
     add("inspect", looking.inspect, say("What a file is, and what of it each host loads."),
         ("file", "FILE", say("A file of weights.")))
     add("runs", following.runs, say("The runs there are, and their state.")).add_argument(
@@ -161,8 +163,24 @@ def _add_generate(parser: Parser) -> None:
     parser.add_argument("--image", type=Path, metavar="FILE", help=say("A picture to start from."))
     parser.add_argument("--mask", type=Path, metavar="FILE", help=say("White where that picture may change."))
     parser.add_argument("--strength", metavar="X", help=say("How much of the picture is redone, from 0 to 1. [0.75]"))
+    parser.add_argument("--controlnet", action="append", default=[], metavar="FILE[:STRENGTH]",
+                        help=say("A ControlNet file and its strength; may be given several times, each with its --control."))
+    parser.add_argument("--control", action="append", default=[], metavar="FILE", help=say("The condition picture that it is shown."))
+    for name, help in (("start", say("From which share of the steps on it is heard. [0]")), ("end", say("Up to which share of the steps. [1]"))):
+        parser.add_argument(f"--control-{name}", action="append", default=[], metavar="X", help=help)
     parser.add_argument("--seed", metavar="N", help=say("The picture's noise follows from it; several pictures count up. [0]"))
     parser.add_argument("--count", metavar="N", default="1", help=say("How many pictures. [1]"))
+
+
+def _add_maps(parser: Parser) -> None:
+    parser.add_argument("--kind", default="canny", metavar="KIND", help=say("canny, scribble, blur, tile, inpaint, color; with models: softedge, "
+                                                                            "pidi, depth, normal, mlsd, seg, openpose. [canny]"))
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=say("Where they are written. [beside the pictures, as name.cond.png]"))
+    parser.add_argument("--annotators", type=Path, metavar="FOLDER", help=say("The folder of the models."))
+    for name, start, help in (("canny-low", "100", say("Canny: weaker edges are left out. [100]")),
+                              ("canny-high", "200", say("Canny: edges begin where they are stronger than this. [200]")),
+                              ("thickness", "0", say("Pixels by which lines are widened on each side. [0]"))):
+        parser.add_argument(f"--{name}", default=start, metavar="X", help=help)
 
 
 def _add_walk(parser: Parser) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,15 +71,72 @@ def open_picture(file: Path, mode: str | None) -> Any:
 
 def read_loras(asked: argparse.Namespace) -> list[tuple[Path, float]]:
     """`FILE[:weight]` as files and weights; a drive's colon is none of ours. Raises SettingsError."""
-    found = []
-    for given in asked.lora:
-        file, colon, weight = given.rpartition(":")
-        if not colon or Path(given).exists() or not re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", weight):
-            file, weight = given, "1"
-        if not Path(file).is_file():
-            raise SettingsError("There is no LoRA file {file}.", file=file)
-        found.append((Path(file), float(weight)))
+    found = [weighted(given) for given in asked.lora]
+    for file, _ in found:
+        if not file.is_file():
+            raise SettingsError("There is no LoRA file {file}.", file=str(file))
     return found
+
+
+def weighted(given: str) -> tuple[Path, float]:
+    """`FILE[:weight]`, 1 where none is given."""
+    file, colon, weight = given.rpartition(":")
+    if not colon or Path(given).exists() or not re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", weight):
+        file, weight = given, "1"
+    return Path(file), float(weight)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A ControlNet as the arguments name it: its file, its condition picture, how strongly and when it is heard."""
+
+    file: Path
+    picture: Any
+    strength: float
+    start: float
+    end: float
+
+
+def read_controls(asked: argparse.Namespace) -> list[Wanted]:
+    """The ControlNets asked for, every file's header read. Raises SettingsError, ProblemsError."""
+    if asked.control and not asked.controlnet:
+        raise SettingsError("--control names a condition picture, but no ControlNet is there to read it. Name one with --controlnet.")
+    if len(asked.control) != len(asked.controlnet):
+        raise SettingsError("There are {nets} ControlNets and {pictures} condition pictures. Give each --controlnet its own --control.",
+                            nets=len(asked.controlnet), pictures=len(asked.control))
+    from ..formats.controlnet import file_problems
+    wanted, problems = [], []
+    starts, ends = (shares(asked, name, len(asked.control)) for name in ("control_start", "control_end"))
+    for number, (given, control) in enumerate(zip(asked.controlnet, asked.control)):
+        file, strength = weighted(given)
+        problems += file_problems(file, None, "controlnet")
+        wanted.append(Wanted(file, open_picture(Path(control), None), strength, starts[number], ends[number]))
+    if problems:
+        raise ProblemsError(problems)
+    return wanted
+
+
+def shares(asked: argparse.Namespace, name: str, count: int) -> list[float]:
+    """A number from 0 to 1 for each ControlNet; one that is given stands for all. Raises SettingsError."""
+    given = vars(asked)[name] or [{"control_start": "0", "control_end": "1"}[name]]
+    values = []
+    for text in given:
+        values.append(float(text) if re.fullmatch(r"\d*\.?\d+|\d+\.", text) else -1.0)
+        if not 0 <= values[-1] <= 1:
+            raise SettingsError("{name} is '{value}'. It takes a number from 0 to 1.", name=f"--{name.replace('_', '-')}", value=text)
+    if len(values) not in (1, count):
+        raise SettingsError("{name} is given {given} times for {count} ControlNets. Give it once, or once for each.",
+                            name=f"--{name.replace('_', '-')}", given=len(values), count=count)
+    return values if len(values) == count else values * count
+
+
+def open_controls(base: Base, wanted: list[Wanted]) -> tuple[Any, ...]:
+    """The branches for this base, each file opened once. Raises ModelError."""
+    from ..formats.controlnet import open_branch
+    from ..nets.controlnet import Control
+    opened = {file: open_branch(file, base) for file in dict.fromkeys(one.file for one in wanted)}
+    return tuple(Control(opened[one.file].branch, one.picture, one.strength, one.start, one.end, one.file.stem, opened[one.file].kind)
+                 for one in wanted)
 
 
 def whole_numbers(text: str, name: str) -> list[int]:
@@ -98,10 +155,12 @@ def generate(asked: argparse.Namespace) -> int:
     count = whole_numbers(asked.count, "count")[0]
     if count < 1:
         raise SettingsError("{name} is {value}. It must be at least {low}.", name="count", value=count, low=1)
-    loras = read_loras(asked)
+    loras, wanted = read_loras(asked), read_controls(asked)
     screen = Screen(own_output(), asked.json)
-    requests = [replace(first, seed=first.seed + index) for index in range(count)]
-    files = drawing.generate(open_base(asked), requests, asked.out, loras, drawing_progress(screen))
+    base = open_base(asked)
+    controls = open_controls(base, wanted)
+    requests = [replace(first, seed=first.seed + index, controls=controls) for index in range(count)]
+    files = drawing.generate(base, requests, asked.out, loras, drawing_progress(screen))
     for file in files:
         tell_file(file, asked.json)
     return 0

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif")
 OTHER = (".gif", ".tif", ".tiff", ".heic", ".heif", ".jfif", ".jpe", ".jxl", ".jp2", ".tga", ".psd", ".svg", ".dng", ".cr2")
-IGNORED = {"__macosx", "thumbs.db", "desktop.ini", "ehthumbs.db", "@eadir", "$recycle.bin"}
+SHEET = "control-maps.png"  # a sheet of pictures with their conditions
+IGNORED = {SHEET, "__macosx", "thumbs.db", "desktop.ini", "ehthumbs.db", "@eadir", "$recycle.bin"}
 RUN_FILES = {"job.json", "events.jsonl"}  # a run's folder holds samples, which nobody wants to learn from by accident
 MASKS = tuple(f".mask{extension}" for extension in EXTENSIONS)
 CONDITIONS = tuple(f".cond{extension}" for extension in EXTENSIONS)
