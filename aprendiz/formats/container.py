@@ -68,7 +68,9 @@ def _read(opened: BinaryIO, size: int, file: Path) -> Header:
     begin = opened.read(8)
     if size == 0:
         raise ModelError("{file} is empty. Download or copy it again.", file=str(file), where=str(file))
-    if begin[:2] == b"PK" or (begin[:1] == b"\x80" and 2 <= begin[1] <= 5 if len(begin) > 1 else False):
+    # As a length, a pickle's first eight bytes are larger than the file; a header of 640 bytes begins like one otherwise.
+    protocol = begin[:1] == b"\x80" and begin[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    if begin[:2] == b"PK" or (protocol and int.from_bytes(begin, "little") > size):
         raise ModelError("{file} is a pickle (.ckpt, .pt or .bin), which can run code when it is opened. "
                          "Take its .safetensors version, or convert it with a tool you trust.", file=str(file), where=str(file))
     length = int.from_bytes(begin, "little")
