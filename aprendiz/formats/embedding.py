@@ -17,7 +17,10 @@ import contextlib
 import io
 import json
 import pickle
+import pickletools
 import re
+import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,18 +164,33 @@ def _read_pickle(file: Path) -> Any:
     allowed: Any = contextlib.nullcontext()
     if hasattr(torch.serialization, "safe_globals"):  # since 2.5; before, AUTOMATIC1111's oldest files are refused
         allowed = torch.serialization.safe_globals([torch.nn.ParameterDict])
+    content = file.read_bytes()
     try:
-        with allowed:
-            return torch.load(io.BytesIO(file.read_bytes()), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        foreign = re.search(r"GLOBAL ([\w.]+)|Unsupported (?:global|class)[^\w]+(?:GLOBAL )?([\w.]+)", str(error))
-        if foreign:
+        with allowed, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it wonders at pickles that torch did not write
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, IndexError, TypeError, AttributeError,
+            OSError) as error:
+        if foreign := _foreign(content):
             raise ModelError("{file} is a pickle that holds more than vectors ({what}), and such files can run code, so it was "
-                             "not opened. Take its .safetensors version.", file=str(file), what=foreign[1] or foreign[2],
-                             where=str(file)) from None
+                             "not opened. Take its .safetensors version.", file=str(file), what=foreign, where=str(file)) from None
         raise _unreadable(file) from error
-    except (RuntimeError, ValueError, EOFError, KeyError, IndexError, TypeError, AttributeError, OSError) as error:
-        raise _unreadable(file) from error
+
+
+def _foreign(content: bytes) -> str | None:
+    """The first thing that a pickle would call and that is no part of a tensor: 'os.system'. Nothing is run."""
+    with contextlib.suppress(zipfile.BadZipFile, KeyError):
+        archive = zipfile.ZipFile(io.BytesIO(content))
+        content = archive.read(next((name for name in archive.namelist() if name.endswith("data.pkl")), ""))
+    stream, words = io.BytesIO(content), [""]
+    with contextlib.suppress(ValueError, IndexError, UnicodeDecodeError):
+        while stream.tell() < len(content):  # torch before 1.6 wrote several pickles, one after the other
+            for code, told, _ in pickletools.genops(stream):
+                words += [told] if isinstance(told, str) else []
+                called = ".".join(words[-2:]) if code.name == "STACK_GLOBAL" else str(told).replace(" ", ".")
+                if code.name in ("GLOBAL", "INST", "STACK_GLOBAL") and not called.startswith(("torch.", "collections.OrderedDict")):
+                    return called
+    return None
 
 
 def _read_picture(file: Path) -> Any:
