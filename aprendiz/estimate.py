@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 CONTEXT = {"cuda": 750_000_000, "xpu": 750_000_000, "mps": 750_000_000}  # bytes; none on a CPU
 # Bytes of an optimizer's own state for each trained number.
-STATE = {"adamw": 8, "adamw8bit": 2, "prodigy": 16, "lion": 4, "adafactor": 5, "schedulefree": 8}
+STATE = {"adamw": 8, "adamw8bit": 2, "prodigy": 16, "lion": 4, "adafactor": 6, "schedulefree": 8}
 
 
 @dataclass(frozen=True)
@@ -155,23 +155,22 @@ class Need:
         return footprint.trace(step(self.work, pictures), modules, self.pieces, torch.float32 if self.work.method.precise else base.dtype)
 
 
-def step(work: Work, pictures: int) -> Callable[[], Tensor]:
-    """A step's forward on the meta device: a batch of so many pictures of the largest size, to a loss."""
+def step(work: Work, pictures: int, where: str = "meta") -> Callable[[], Tensor]:
+    """A step's forward, to a loss: a batch of so many pictures of the largest size, of zeros; without numbers on the meta device."""
     base, family = work.base, work.base.family
-    whole = PictureSize(work.size, (0, 0), work.size)
-    sizes = (whole,) * pictures
+    sizes = (PictureSize(work.size, (0, 0), work.size),) * pictures
 
     def forward() -> Tensor:
-        latents = torch.empty(pictures, *family.latent_shape(base, *work.size), device="meta")
-        each = torch.empty(pictures, device="meta")
+        latents = torch.zeros(pictures, *family.latent_shape(base, *work.size), device=where)
+        each = torch.zeros(pictures, device=where)
         shown = work.method.conditions(work.job) is not None
         condition = torch.zeros(pictures, 3, work.size[1], work.size[0], device=latents.device) if shown else None
         conditioning = tokens = None
         if work.method.trains_text_encoder:
             joined = {name: torch.cat([tensor] * pictures) for name, tensor in work.state.tensors().items()}
-            tokens = replace(work.state, **joined).to("meta")
+            tokens = replace(work.state, **joined).to(where)
         else:
-            conditioning = family.collate([work.state] * pictures, sizes).to("meta")
+            conditioning = family.collate([work.state] * pictures, sizes).to(where)
         batch = Batch(latents, latents, latents[..., :1, :1], each, conditioning, tokens, sizes, None, each, ("",) * pictures,
                       Draws(0), 0, tuple(range(pictures)), condition)
         noisy = Noisy(latents, latents, each if base.prediction == "flow" else each.long(), each, each, each)

@@ -56,12 +56,19 @@ class Footprint:
     largest: int = 0
 
     def peak(self, recomputed: Collection[int] = ()) -> int:
-        """Most bytes alive at a time, besides weights, where these pieces (by number) are computed again for their gradient."""
+        """Most bytes alive at a time, besides weights, where these pieces (by number) are computed again for their gradient.
+
+        That is at the end of the forward pass, or while a piece is computed again: then those behind it have been let go.
+        """
         held = dict(self.outside.saved)
+        now, top = sum(held.values()), 0
         for number, piece in enumerate(self.pieces):
-            held |= piece.handed if number in recomputed else piece.saved
-        anew = [sum(size for key, size in self.pieces[number].saved.items() if key not in held) for number in recomputed]
-        return sum(held.values()) + max(anew, default=0) + PASSING * self.largest
+            if number in recomputed:
+                top = max(top, now + sum(size for key, size in piece.saved.items() if key not in held))
+            for key, size in (piece.handed if number in recomputed else piece.saved).items():
+                now += 0 if key in held else size
+                held[key] = size
+        return max(top, now) + PASSING * self.largest
 
     def order(self) -> list[int]:
         """The pieces that save anything, those that free most bytes for their operations first."""
@@ -95,7 +102,7 @@ def trace(step: Callable[[], Tensor], modules: Sequence[nn.Module], chosen: Sequ
 
 def passing(step: Callable[[], Tensor], modules: Sequence[nn.Module]) -> int:
     """Most bytes alive at a time, besides weights, while `step` computes without gradients; as `trace`."""
-    with on_meta(modules, torch.float32), torch.no_grad(), _Live() as live:
+    with on_meta(modules, torch.float32), torch.no_grad(), _Fused(), _Live() as live:
         live.sizes = {_storage(tensor): 0 for module in modules for tensor in (*module.parameters(), *module.buffers())}
         step()
     return live.peak
@@ -123,7 +130,16 @@ def on_meta(modules: Iterable[nn.Module], working: torch.dtype) -> Iterator[None
             table[name] = tensor
 
 
-class _Watch(TorchFunctionMode):
+class _Fused(TorchFunctionMode):
+    """Attention as the fused kernels do it, which the meta device has not."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if function is F.scaled_dot_product_attention:
+            return _Attention.apply(*args[:3])  # type: ignore[no-untyped-call]
+        return function(*args, **(kwargs or {}))
+
+
+class _Watch(_Fused):
     """Knows which piece is at work, what it is handed and saves, and counts its matrix products."""
 
     def __init__(self, chosen: Sequence[nn.Module]) -> None:
@@ -173,11 +189,10 @@ class _Watch(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         if function is F.scaled_dot_product_attention:
-            query, key, value = args[:3]
+            query, key = args[:2]
             products = 2.0 * query.numel() * key.shape[-2]
             self._now.product(2 * products, 5 * products)  # backward: the scores again, and four gradients
-            return _Attention.apply(query, key, value)  # type: ignore[no-untyped-call]
-        result = function(*args, **(kwargs or {}))
+        result = super().__torch_function__(function, types, args, kwargs)
         if function in (F.linear, F.conv2d):
             weight = args[1] if len(args) > 1 else (kwargs or {})["weight"]
             products = 2.0 * result.numel() * math.prod(weight.shape[1:])

@@ -37,7 +37,10 @@ def keep(chosen: Iterable[nn.Module]) -> None:
     """Undo `recompute`."""
     for piece in chosen:
         if isinstance(piece.forward, Again):
-            piece.forward = piece.forward.forward  # type: ignore[method-assign]
+            before = piece.forward.forward
+            del piece.forward
+            if piece.forward != before:  # someone else's stood there
+                piece.forward = before  # type: ignore[method-assign]
 
 
 class Again:
