@@ -37,7 +37,7 @@ class Size:
     decoder_steps: int = 3_000
     decoder_batch: int = 8
     reconstructions: int = 3_000     # pictures that the evaluator sees through the VAE
-    evaluator_steps: int = 5_000
+    evaluator_steps: int = 4_000
     evaluator_batch: int = 64
     measured: int = 96               # pictures to a row of the figures
 
