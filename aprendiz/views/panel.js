@@ -49,7 +49,7 @@ const STYLE = `
   --lift: color-mix(in srgb, var(--ink) 5%, var(--bg)); --accent: var(--p-primary-color, var(--color-accent, #c2570c));
   --good: #1f8a4c; --bad: #c62f2f; display: block; container-type: inline-size; background: var(--bg); color: var(--ink);
   font: 13px/1.45 Inter, system-ui, sans-serif; text-align: start }
-:host([dark]) { --good: #52c284; --bad: #ef6b6b }
+:host([dark]) { --accent: var(--p-primary-color, var(--color-accent, #f0954b)); --good: #52c284; --bad: #ef6b6b }
 * { box-sizing: border-box } [hidden] { display: none !important }
 section { padding: 16px } h2 { font-size: 15px; margin: 0; font-weight: 600; overflow-wrap: anywhere }
 h3 { font-size: 12px; font-weight: 600; margin: 12px 0 4px; color: var(--soft) } p { margin: 0 }
