@@ -96,6 +96,7 @@ def drawing_alone(base: Base, device: torch.device, size: tuple[int, int], free:
 
 
 def free_unused(device: torch.device) -> None:
-    """Give back what nothing uses any more."""
-    gc.collect()
-    devices.release(device)
+    """Give back what nothing uses any more; a CPU's memory needs no asking."""
+    if device.type != "cpu":
+        gc.collect()
+        devices.release(device)
