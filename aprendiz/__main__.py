@@ -165,17 +165,21 @@ def _add_generate(parser: Parser) -> None:
     parser.add_argument("--strength", metavar="X", help=say("How much of the picture is redone, from 0 to 1. [0.75]"))
     parser.add_argument("--controlnet", action="append", default=[], metavar="FILE[:STRENGTH]",
                         help=say("A ControlNet file and its strength; may be given several times, each with its --control."))
-    parser.add_argument("--control", action="append", default=[], metavar="FILE", help=say("The condition picture that it is shown."))
-    for name, help in (("start", say("From which share of the steps on it is heard. [0]")), ("end", say("Up to which share of the steps. [1]"))):
+    parser.add_argument("--control", action="append", default=[], metavar="FILE",
+                        help=say("The condition picture that it is shown."))
+    for name, help in (("start", say("From which share of the steps on it is heard. [0]")),
+                       ("end", say("Up to which share of the steps. [1]"))):
         parser.add_argument(f"--control-{name}", action="append", default=[], metavar="X", help=help)
     parser.add_argument("--seed", metavar="N", help=say("The picture's noise follows from it; several pictures count up. [0]"))
     parser.add_argument("--count", metavar="N", default="1", help=say("How many pictures. [1]"))
 
 
 def _add_maps(parser: Parser) -> None:
-    parser.add_argument("--kind", default="canny", metavar="KIND", help=say("canny, scribble, blur, tile, inpaint, color; with models: softedge, "
-                                                                            "pidi, depth, normal, mlsd, seg, openpose. [canny]"))
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help=say("Where they are written. [beside the pictures, as name.cond.png]"))
+    parser.add_argument("--kind", default="canny", metavar="KIND",
+                        help=say("canny, scribble, blur, tile, inpaint, color; with models: softedge, pidi, depth, normal, mlsd, "
+                                 "seg, openpose. [canny]"))
+    parser.add_argument("--out", type=Path, metavar="FOLDER",
+                        help=say("Where they are written. [beside the pictures, as name.cond.png]"))
     parser.add_argument("--annotators", type=Path, metavar="FOLDER", help=say("The folder of the models."))
     for name, start, help in (("canny-low", "100", say("Canny: weaker edges are left out. [100]")),
                               ("canny-high", "200", say("Canny: edges begin where they are stronger than this. [200]")),
@@ -199,6 +203,8 @@ def _add_drawing(parser: Parser) -> None:
         parser.add_argument(f"--{name}", required=name == "base", metavar=metavar, help=say(knobs(BaseSettings)[field].help))
     parser.add_argument("--lora", action="append", default=[], metavar="FILE[:WEIGHT]",
                         help=say("A LoRA file and its weight; may be given several times."))
+    parser.add_argument("--embedding", action="append", type=Path, default=[], metavar="FILE",
+                        help=say("An embedding file, called in prompts by its name; may be given several times."))
     for name, metavar, help in (("negative", "TEXT", say("What the picture must not show.")),
                                 ("width", "N", say("Pixels. [the base's own]")),
                                 ("height", "N", say("Pixels. [the base's own]")), ("steps", "N", say("Sampler steps. [20]")),

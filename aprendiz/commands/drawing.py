@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +18,12 @@ from ..views.terminal import Screen, own_output, put, put_json
 
 if TYPE_CHECKING:
     from ..families import Base
+    from ..formats.embedding import Embedding
     from ..generate import Request
 
 
-def open_base(asked: argparse.Namespace) -> Base:
-    """The base that the arguments name, on its device. Raises AprendizError."""
-    from .. import devices
-    from ..formats import checkpoint
-    from ..prepare import place
+def read_settings(asked: argparse.Namespace) -> tuple[BaseSettings, TrainingSettings]:
+    """What the arguments say of the base, and of where it is to be. Raises ProblemsError."""
     names = {"path": asked.base, "vae": asked.vae, "text_encoder": asked.text_encoder, "prediction": asked.prediction,
              "clip_skip": asked.clip_skip}
     given = {name: flags.parse(BaseSettings, name, text) for name, text in names.items() if text is not None}
@@ -32,6 +31,15 @@ def open_base(asked: argparse.Namespace) -> Base:
     training, more = read(TrainingSettings, {"device": asked.device, "precision": asked.precision}, "training")
     if settings is None or training is None:
         raise ProblemsError([*problems, *more])
+    return settings, training
+
+
+def open_base(asked: argparse.Namespace) -> Base:
+    """The base that the arguments name, on its device. Raises AprendizError."""
+    from .. import devices
+    from ..formats import checkpoint
+    from ..prepare import place
+    settings, training = read_settings(asked)
     device = devices.device(training.device)
     base = checkpoint.open_base(settings, devices.precision(training, device))
     place(base, device, encoders=True, network=True)
@@ -78,6 +86,17 @@ def read_loras(asked: argparse.Namespace) -> list[tuple[Path, float]]:
     return found
 
 
+def read_words(asked: argparse.Namespace, texts: Sequence[str]) -> list[Embedding]:
+    """The embeddings asked for, seen to fit the base and these prompts before it opens. Raises AprendizError."""
+    from .. import vocabulary
+    words = vocabulary.read_embeddings(asked.embedding)
+    for name in vocabulary.check_prompts(words, texts):
+        put(say("{name} stands in no prompt, so this embedding changes nothing. Write its name where it is to act.", name=name),
+            error=True)
+    vocabulary.check_base(words, read_settings(asked)[0])
+    return words
+
+
 def weighted(given: str) -> tuple[Path, float]:
     """`FILE[:weight]`, 1 where none is given."""
     file, colon, weight = given.rpartition(":")
@@ -100,9 +119,11 @@ class Wanted:
 def read_controls(asked: argparse.Namespace) -> list[Wanted]:
     """The ControlNets asked for, every file's header read. Raises SettingsError, ProblemsError."""
     if asked.control and not asked.controlnet:
-        raise SettingsError("--control names a condition picture, but no ControlNet is there to read it. Name one with --controlnet.")
+        raise SettingsError("--control names a condition picture, but no ControlNet is there to read it. Name one with "
+                            "--controlnet.")
     if len(asked.control) != len(asked.controlnet):
-        raise SettingsError("There are {nets} ControlNets and {pictures} condition pictures. Give each --controlnet its own --control.",
+        raise SettingsError("There are {nets} ControlNets and {pictures} condition pictures. Give each --controlnet its own "
+                            "--control.",
                             nets=len(asked.controlnet), pictures=len(asked.control))
     from ..formats.controlnet import file_problems
     wanted, problems = [], []
@@ -123,7 +144,8 @@ def shares(asked: argparse.Namespace, name: str, count: int) -> list[float]:
     for text in given:
         values.append(float(text) if re.fullmatch(r"\d*\.?\d+|\d+\.", text) else -1.0)
         if not 0 <= values[-1] <= 1:
-            raise SettingsError("{name} is '{value}'. It takes a number from 0 to 1.", name=f"--{name.replace('_', '-')}", value=text)
+            raise SettingsError("{name} is '{value}'. It takes a number from 0 to 1.", name=f"--{name.replace('_', '-')}",
+                                value=text)
     if len(values) not in (1, count):
         raise SettingsError("{name} is given {given} times for {count} ControlNets. Give it once, or once for each.",
                             name=f"--{name.replace('_', '-')}", given=len(values), count=count)
@@ -135,8 +157,8 @@ def open_controls(base: Base, wanted: list[Wanted]) -> tuple[Any, ...]:
     from ..formats.controlnet import open_branch
     from ..nets.controlnet import Control
     opened = {file: open_branch(file, base) for file in dict.fromkeys(one.file for one in wanted)}
-    return tuple(Control(opened[one.file].branch, one.picture, one.strength, one.start, one.end, one.file.stem, opened[one.file].kind)
-                 for one in wanted)
+    return tuple(Control(opened[one.file].branch, one.picture, one.strength, one.start, one.end, one.file.stem,
+                         opened[one.file].kind) for one in wanted)
 
 
 def whole_numbers(text: str, name: str) -> list[int]:
@@ -155,12 +177,12 @@ def generate(asked: argparse.Namespace) -> int:
     count = whole_numbers(asked.count, "count")[0]
     if count < 1:
         raise SettingsError("{name} is {value}. It must be at least {low}.", name="count", value=count, low=1)
-    loras, wanted = read_loras(asked), read_controls(asked)
+    loras, wanted, words = read_loras(asked), read_controls(asked), read_words(asked, (first.prompt, first.negative))
     screen = Screen(own_output(), asked.json)
     base = open_base(asked)
     controls = open_controls(base, wanted)
     requests = [replace(first, seed=first.seed + index, controls=controls) for index in range(count)]
-    files = drawing.generate(base, requests, asked.out, loras, drawing_progress(screen))
+    files = drawing.generate(base, requests, asked.out, loras, drawing_progress(screen), words=words)
     for file in files:
         tell_file(file, asked.json)
     return 0
@@ -180,12 +202,12 @@ def walk(asked: argparse.Namespace) -> int:
                           request=read_request(asked, asked.prompt[0]), **{name: value for name, (value, _) in fitted.items()})
     walking.check(wanted)
     walking.check_file(asked.out)
-    loras = read_loras(asked)
+    loras, words = read_loras(asked), read_words(asked, (*wanted.prompts, wanted.request.negative))
     screen = Screen(own_output(), asked.json)
     base = open_base(asked)
-    with drawing.with_loras(base, loras) as applied:
+    with drawing.with_loras(base, loras) as applied, drawing.with_embeddings(base, words):
         frames = walking.walk(base, wanted, drawing_progress(screen))
-        told = drawing.parameters(base, wanted.request, applied)
+        told = drawing.parameters(base, wanted.request, applied, words)
     tell_file(walking.save(frames, asked.out, wanted.frames_per_second, wanted.loop, told), asked.json)
     return 0
 
