@@ -119,9 +119,8 @@ class TextualInversion(Method):
         if settings.continue_from and settings.initial_words:
             problems.append(Problem("Both initial_words and continue_from are set. Keep one: the vectors can begin from one "
                                     "thing only.", {}, "method.initial_words"))
-        problems += [Problem("The template '{template}' does not name the word. Write [name] where it belongs.",
-                             {"template": template}, "method.own_templates")
-                     for template in settings.own_templates if "[name]" not in template]
+        problems += [Problem("The template '{line}' does not name the word. Write [name] where it belongs.", {"line": line},
+                             "method.own_templates") for line in settings.own_templates if "[name]" not in line]
         if job.prior.pictures or job.prior.prior_data:
             problems.append(Problem("Prior preservation changes nothing here, because textual inversion leaves the base as it "
                                     "is. Turn it off to save time.", {}, "prior.pictures", warning=True))
