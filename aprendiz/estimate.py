@@ -7,7 +7,6 @@ kernels' workspace. All in bytes.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -94,6 +93,11 @@ class Work:
         """Pictures that go through the network together."""
         return -(-self.pictures // choice.parts)
 
+    @property
+    def working(self) -> torch.dtype:
+        """The precision in which what is trained computes."""
+        return torch.float32 if self.method.precise else self.base.dtype
+
 
 class Need:
     """What a step takes under any choice. The base must be as it was loaded, nothing fitted in yet.
@@ -103,6 +107,7 @@ class Need:
 
     def __init__(self, work: Work) -> None:
         self.work, self.kept = work, work.kept
+        self._traced: dict[int, footprint.Footprint] = {}
         base = work.base
         self.pieces = recompute.pieces(base.family.blocks(base))
         self._frozen = [frozen_bytes(piece) for piece in self.pieces]
@@ -134,8 +139,8 @@ class Need:
         """Bytes of masters, gradients, working copies, moments and the average."""
         count = sum(p.numel() for part in self.work.method.parts() for p in part.tensors.values())
         each = 8 + STATE[self.work.job.optimizer.optimizer]
-        if self.work.base.dtype != torch.float32 and not self.work.method.precise:
-            each += 2 * self.work.base.dtype.itemsize
+        if self.work.working != torch.float32:
+            each += 2 * self.work.working.itemsize
         return count * (each + (4 if self.work.job.training.ema_decay else 0))
 
     def streamed_bytes(self, choice: Choice) -> int:
@@ -147,16 +152,16 @@ class Need:
         """The pieces, the heaviest first."""
         return sorted(range(len(self.pieces)), key=lambda number: self._frozen[number], reverse=True)
 
-    @functools.cache  # noqa: B019 - lives as long as the choosing
     def trace(self, pictures: int) -> footprint.Footprint:
-        """The step's footprint with so many pictures."""
-        base = self.work.base
-        modules = [*base.parts().values(), *self.work.method.modules()]
-        return footprint.trace(step(self.work, pictures), modules, self.pieces, torch.float32 if self.work.method.precise else base.dtype)
+        """The step's footprint with so many pictures; traced once."""
+        if pictures not in self._traced:
+            modules = [*self.work.base.parts().values(), *self.work.method.modules()]
+            self._traced[pictures] = footprint.trace(step(self.work, pictures), modules, self.pieces, self.work.working)
+        return self._traced[pictures]
 
 
 def step(work: Work, pictures: int, where: str = "meta") -> Callable[[], Tensor]:
-    """A step's forward, to a loss: a batch of so many pictures of the largest size, of zeros; without numbers on the meta device."""
+    """A step's forward, to a loss: a batch of so many pictures of the largest size, of zeros (`where`: on which device)."""
     base, family = work.base, work.base.family
     sizes = (PictureSize(work.size, (0, 0), work.size),) * pictures
 

@@ -149,7 +149,8 @@ def explain(run: Run, need: Need, start: Choice, chosen: Choice) -> None:
                 "same result.", pictures=need.work.each(chosen), all=need.work.each(start))
     if chosen.streamed:
         run.say("To fit, {count} of the network's {all} parts wait in the computer's memory and come in turn: {size} GB are "
-                "copied a step, the same result.", count=len(chosen.streamed), all=len(need.pieces), size=gb(need.streamed_bytes(chosen)))
+                "copied a step, the same result.",
+                count=len(chosen.streamed), all=len(need.pieces), size=gb(need.streamed_bytes(chosen)))
 
 
 def remembered(run: Run, pieces: int) -> Choice | None:

@@ -41,7 +41,7 @@ class Spill:
         free, total, held = self.probe()
         if held > total or (typical > JUMP * self._best and free < FULL * total):
             self.noticed = True
-            self.run.say("The card's memory is full and spills into the computer's: a step takes {seconds} s, the best took {best} "
-                         "s. Close other programs that use the card, or set 'CUDA - Sysmem Fallback Policy' in the NVIDIA control "
-                         "panel to 'Prefer No Sysmem Fallback', so that the run fits itself in.",
+            self.run.say("The card's memory is full and spills into the computer's: a step takes {seconds} s, the best took "
+                         "{best} s. Close other programs that use the card, or set 'CUDA - Sysmem Fallback Policy' in the NVIDIA "
+                         "control panel to 'Prefer No Sysmem Fallback', so that the run fits itself in.",
                          warning=True, seconds=f"{typical:.2g}", best=f"{self._best:.2g}")
