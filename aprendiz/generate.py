@@ -214,7 +214,8 @@ def parameters(base: Base, request: Request, loras: Sequence[AppliedLora] = (), 
         "Clip skip": base.clip_skip if base.clip_skip and base.clip_skip > 1 else None,
         "RNG": "CPU", "Lora hashes": hashes or None,
         "TI hashes": ", ".join(f"{one.name}: {one.hash[:12]}" for one in used(words, (request.prompt, request.negative))) or None,
-        **{f"ControlNet {n}": f"Model: {one.name}, Weight: {one.strength:g}, Guidance Start: {one.start:g}, Guidance End: {one.end:g}"
+        **{f"ControlNet {n}": f"Model: {one.name}, Weight: {one.strength:g}, "
+                              f"Guidance Start: {one.start:g}, Guidance End: {one.end:g}"
            for n, one in enumerate(request.controls)},
     }
     told = {name: str(value) for name, value in found.items() if value is not None}
@@ -394,7 +395,7 @@ class _Network:
         sizes = [PictureSize(original=size, crop=(0, 0), target=size) for size in whole]
         self.conditioning = base.family.collate(states, sizes).to(base.device)
         self.guidance_B111 = torch.tensor([one.request.guidance for one in drawings], device=base.device).view(-1, 1, 1, 1)
-        self.controls = [(one, torch.cat([drawing.request.controls[n].pixels((drawing.width, drawing.height)) for drawing in drawings]))
+        self.controls = [(one, torch.cat([each.request.controls[n].pixels((each.width, each.height)) for each in drawings]))
                          for n, one in enumerate(drawings[0].request.controls)]
 
     def _residuals(self, noisy_BCHW: Tensor, timesteps_B: Tensor, step: int, steps: int) -> Any:

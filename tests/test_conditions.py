@@ -53,7 +53,8 @@ def test_canny_is_opencvs_to_the_pixel() -> None:
     # Made once with OpenCV 5.0: cv2.Canny(waves(), 100, 200).
     found = canny(waves())[..., 0] > 0
     assert int(found.sum()) == 404
-    assert hashlib.sha256(np.packbits(found).tobytes()).hexdigest() == "e4f25a3e502318c0cbc8ac516e3797e72934084c49e9bdaffcf6f828d4477eca"
+    digest = hashlib.sha256(np.packbits(found).tobytes()).hexdigest()
+    assert digest == "e4f25a3e502318c0cbc8ac516e3797e72934084c49e9bdaffcf6f828d4477eca"
 
 
 def test_canny_draws_one_line_where_two_areas_meet_and_none_elsewhere() -> None:
@@ -115,7 +116,8 @@ def test_edge_agreement_is_one_for_the_same_lines_zero_for_others_and_forgives_t
 
 @pytest.mark.parametrize("flip", (False, True))
 @pytest.mark.parametrize("bucket", ((80, 64), (64, 96), (48, 96)))
-def test_crops_and_mirrors_move_picture_and_condition_alike_to_the_pixel(tmp_path: Path, bucket: tuple[int, int], flip: bool) -> None:
+def test_crops_and_mirrors_move_picture_and_condition_alike_to_the_pixel(
+        tmp_path: Path, bucket: tuple[int, int], flip: bool) -> None:
     settings = DataSettings(crop="random")
     picture, = pair(tmp_path, 255 - waves())
     for at in ((0.0, 0.0), (0.37, 0.81), (1.0, 1.0)):
@@ -159,11 +161,12 @@ def test_all_three_ways_of_pairing_find_the_same_pairs_and_no_condition_is_a_pic
         save(tmp_path / "three" / f"{name}.png", waves())
         save(tmp_path / "three" / "shown" / f"{name}.png", canny(waves()))
         with (tmp_path / "three" / "metadata.jsonl").open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps({"file_name": f"{name}.png", "conditioning_image": f"shown/{name}.png", "text": "waves"}) + "\n")
+            told = {"file_name": f"{name}.png", "conditioning_image": f"shown/{name}.png", "text": "waves"}
+            lines.write(json.dumps(told) + "\n")
     for folder in ("one", "two", "three"):
         found = scan(DataSettings(path=str(tmp_path / folder), caption="x"))
         assert [picture.file.stem for picture in found.pictures] == ["a", "b"], folder
-        assert all(picture.condition and picture.condition.is_file() and picture.condition_digest for picture in found.pictures), folder
+        assert all(one.condition and one.condition.is_file() and one.condition_digest for one in found.pictures), folder
         assert [problem for problem in found.problems if not problem.warning] == []
         assert check(found.pictures, FILES) == []
 
@@ -188,7 +191,8 @@ def test_condition_pictures_that_say_nothing_are_told_of_before_anything_loads(t
         "of another shape": pair(tmp_path / "e", inverted[:60]),
     }
     words = {"none at all": "No picture has a condition picture", "the picture itself": "the same as its picture",
-             "the picture's pixels, saved anew": "the same as its picture", "all black": "all black", "of another shape": "is 80 x 60 pixels"}
+             "the picture's pixels, saved anew": "the same as its picture", "all black": "all black",
+             "of another shape": "is 80 x 60 pixels"}
     for what, pictures in given.items():
         problem, = check(pictures, FILES)
         assert words[what] in str(problem) and not problem.warning
@@ -199,7 +203,8 @@ def test_unpaired_and_missing_condition_pictures_are_named(tmp_path: Path, answe
     pair(tmp_path, 255 - waves())
     save(tmp_path / "b.png", waves(shift=9))
     save(tmp_path / "c.png", waves(shift=18))
-    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "c.png", "conditioning_image": "gone.png"}), encoding="utf-8")
+    told = {"file_name": "c.png", "conditioning_image": "gone.png"}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(told), encoding="utf-8")
     unpaired, missing = check(scan(DataSettings(path=str(tmp_path), caption="x")).pictures, Recipe(kind="canny", source="auto"))
     assert "b.png has no condition picture, but 2 others have" in str(unpaired)
     assert "gone.png" in str(missing) and "is not there" in str(missing)
@@ -210,7 +215,8 @@ def test_unpaired_and_missing_condition_pictures_are_named(tmp_path: Path, answe
 def test_a_condition_picture_without_a_picture_is_warned_of(tmp_path: Path, answers: Note) -> None:
     save(tmp_path / "a.png", waves())
     save(tmp_path / "z.cond.png", canny(waves()))
-    problems = [problem for problem in scan(DataSettings(path=str(tmp_path), caption="x")).problems if "without a picture" in str(problem)]
+    found = scan(DataSettings(path=str(tmp_path), caption="x"))
+    problems = [problem for problem in found.problems if "without a picture" in str(problem)]
     assert len(problems) == 1 and problems[0].warning
     answers("a condition picture without a picture", problems[0])
 
@@ -240,8 +246,14 @@ def test_a_kind_that_needs_a_model_names_the_folder_and_the_files_that_it_lacks(
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_depth_and_segments_come_from_models_in_a_local_folder(tmp_path: Path) -> None:
-    from transformers import GLPNConfig, GLPNForDepthEstimation, GLPNImageProcessor, SegformerConfig, SegformerForSemanticSegmentation
-    from transformers import SegformerImageProcessor
+    from transformers import (
+        GLPNConfig,
+        GLPNForDepthEstimation,
+        GLPNImageProcessor,
+        SegformerConfig,
+        SegformerForSemanticSegmentation,
+        SegformerImageProcessor,
+    )
     torch.manual_seed(0)
     sizes = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 8, 8, 8], "num_attention_heads": [1, 1, 1, 1], "decoder_hidden_size": 8}
     GLPNForDepthEstimation(GLPNConfig(**sizes)).save_pretrained(tmp_path / "depth")

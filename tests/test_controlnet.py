@@ -32,10 +32,12 @@ FAMILIES = ("sd1", "sd2", "sdxl")
 TRUE: dict[str, dict[str, Any]] = {
     "sd1": {"cross_attention_dim": 768, "attention_head_dim": 8},
     "sd2": {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True},
-    "sdxl": {"cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20), "use_linear_projection": True, "block_out_channels": (320, 640, 1280),
+    "sdxl": {"cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20), "use_linear_projection": True,
+             "block_out_channels": (320, 640, 1280),
              "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-             "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), "transformer_layers_per_block": (1, 2, 10),
-             "addition_embed_type": "text_time", "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816},
+             "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+             "transformer_layers_per_block": (1, 2, 10), "addition_embed_type": "text_time",
+             "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816},
 }
 
 
@@ -80,7 +82,8 @@ def learned(base_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return teach(folder / "out", pictures(folder / "red", size=(64, 64)), **CONTROL, base=str(base_file))
 
 
-CONTROL: dict[str, Any] = {"method": "controlnet", "resolution": 64, "sampler_steps": 1, "output_init": 0.02, "crop": "random", "flip": True, "ema_decay": 0.9, "batch_size": 3}
+CONTROL: dict[str, Any] = {"method": "controlnet", "resolution": 64, "sampler_steps": 1, "output_init": 0.02, "crop": "random",
+                           "flip": True, "ema_decay": 0.9, "batch_size": 3}
 
 
 # Untrained
@@ -112,7 +115,8 @@ def test_a_picture_drawn_with_an_untrained_controlnet_is_the_bases_own(tiny: Bas
 
 def test_the_hint_networks_layers_let_the_picture_through_and_its_end_is_silent(tiny: Base) -> None:
     def heard(branch: Any) -> float:
-        hint, x = branch.controlnet_cond_embedding, torch.from_numpy(np.array(lines(128, 128))).permute(2, 0, 1)[None].float() / 255
+        hint = branch.controlnet_cond_embedding
+        x = torch.from_numpy(np.array(lines(128, 128))).permute(2, 0, 1)[None].float() / 255
         with torch.no_grad():
             assert not hint(x).any()
             several = torch.cat([x, torch.zeros_like(x)])
@@ -128,7 +132,8 @@ def test_the_hint_networks_layers_let_the_picture_through_and_its_end_is_silent(
 # While it learns
 
 
-def test_a_controlnet_stopped_in_mid_epoch_ends_with_the_very_weights_of_a_straight_one(base_file: Path, learned: Run, tmp_path: Path) -> None:
+def test_a_controlnet_stopped_in_mid_epoch_ends_with_the_very_weights_of_a_straight_one(
+        base_file: Path, learned: Run, tmp_path: Path) -> None:
     data = pictures(tmp_path / "red", size=(64, 64))
     teach(tmp_path / "b", data, stop_at=1, **CONTROL, base=str(base_file))
     stopped = teach(tmp_path / "b", data, **CONTROL, base=str(base_file))
@@ -152,8 +157,9 @@ def test_half_of_the_captions_are_dropped_unless_the_job_says_otherwise(learned:
 
 
 def test_without_a_name_the_file_is_called_by_its_kind(base_file: Path, tmp_path: Path) -> None:
-    run = teach(tmp_path / "out", pictures(tmp_path / "red", 2, size=(64, 64)), method="controlnet", control="tile", name=None, steps=1,
-                resolution=64, base=str(base_file))
+    data = pictures(tmp_path / "red", 2, size=(64, 64))
+    run = teach(tmp_path / "out", data, method="controlnet", control="tile", name=None, steps=1, resolution=64,
+                base=str(base_file))
     assert run.file.name == "control-tile.safetensors"
 
 
@@ -262,7 +268,7 @@ def test_transparent_places_are_hidden_to_inpainting_and_black_to_all_else(stirr
     pixels = np.full((64, 64, 4), 255, np.uint8)
     pixels[:20, :, 3] = 0
     picture = Image.fromarray(pixels)
-    hidden, black = Control(stirred, picture, kind="inpaint").pixels((64, 64)), Control(stirred, picture, kind="canny").pixels((64, 64))
+    hidden, black = (Control(stirred, picture, kind=kind).pixels((64, 64)) for kind in ("inpaint", "canny"))
     assert (hidden[0, :, :20] == -1).all() and (hidden[0, :, 20:] == 1).all()
     assert (black[0, :, :20] == 0).all() and (black[0, :, 20:] == 1).all()
 
@@ -271,7 +277,8 @@ def test_control_works_on_top_of_a_lora(tiny: Base, stirred: torch.nn.Module, tm
     from aprendiz.formats.kohya import LoraWeight, write
     torch.manual_seed(0)
     module = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
-    lora = write(tmp_path / "lora.safetensors", [LoraWeight("network", module, torch.randn(2, 32), torch.randn(32, 2), 2.0)], tiny.family, {})
+    weight = LoraWeight("network", module, torch.randn(2, 32), torch.randn(32, 2), 2.0)
+    lora = write(tmp_path / "lora.safetensors", [weight], tiny.family, {})
     controlled = request(controls=(Control(stirred, lines(), name="lines"),))
     files = [*generate(tiny, [controlled], tmp_path / "a"), *generate(tiny, [controlled], tmp_path / "b", [(lora, 1.0)]),
              *generate(tiny, [request()], tmp_path / "c", [(lora, 1.0)])]
@@ -287,8 +294,8 @@ def test_control_works_on_top_of_a_lora(tiny: Base, stirred: torch.nn.Module, tm
 def test_the_command_line_draws_with_several_controlnets(learned: Run, base_file: Path, tmp_path: Path) -> None:
     lines().save(tmp_path / "lines.png")
     given = ["--controlnet", f"{learned.file}:0.7", "--control", str(tmp_path / "lines.png")]
-    command = [sys.executable, "-m", "aprendiz", "generate", "--base", str(base_file), "--prompt", "a cat", "--steps", "2", *given, *given,
-               "--control-end", "0.5", "--out", str(tmp_path / "out"), "--json"]
+    command = [sys.executable, "-m", "aprendiz", "generate", "--base", str(base_file), "--prompt", "a cat", "--steps", "2",
+               *given, *given, "--control-end", "0.5", "--out", str(tmp_path / "out"), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True)
     assert Path(json.loads(done.stdout.splitlines()[-1])["file"]).is_file()
 
@@ -303,8 +310,8 @@ def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return told
 
 
-def test_wrong_controls_are_told_of_in_one_sentence_before_the_base_opens(learned: Run, base_file: Path, tmp_path: Path, answers: Note,
-                                                                         capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_controls_are_told_of_in_one_sentence_before_the_base_opens(
+        learned: Run, base_file: Path, tmp_path: Path, answers: Note, capsys: pytest.CaptureFixture[str]) -> None:
     lines().save(tmp_path / "lines.png")
     control, net = ["--control", str(tmp_path / "lines.png")], ["--controlnet", str(learned.file)]
     cases = {
@@ -317,7 +324,8 @@ def test_wrong_controls_are_told_of_in_one_sentence_before_the_base_opens(learne
     }
     for what, (arguments, sentence) in cases.items():
         # The base is not there: had it been asked for first, it would be told of.
-        told = said(["generate", "--base", "no-base.safetensors", "--prompt", "x", *arguments, "--out", str(tmp_path / "out")], capsys)
+        told = said(["generate", "--base", "no-base.safetensors", "--prompt", "x", *arguments, "--out", str(tmp_path / "out")],
+                    capsys)
         assert sentence in told
         answers(what, told)
 
@@ -325,7 +333,7 @@ def test_wrong_controls_are_told_of_in_one_sentence_before_the_base_opens(learne
 def test_a_controlnet_of_another_family_or_shape_is_refused(learned: Run, tmp_path: Path, answers: Note) -> None:
     data = pictures(tmp_path / "red", size=(64, 64))
     other = checkpoint.write_single_file(families()["sdxl"].tiny(), tmp_path / "xl.safetensors")[0]
-    with pytest.raises(ProblemsError, match="is a ControlNet for Stable Diffusion 1.x, but the base is Stable Diffusion XL") as caught:
+    with pytest.raises(ProblemsError, match="for Stable Diffusion 1.x, but the base is Stable Diffusion XL") as caught:
         teach(tmp_path / "a", data, method="controlnet", base=str(other), continue_from=str(learned.file), resolution=64)
     answers("continue_from: a ControlNet of another family", caught.value.problems[0])
     with pytest.raises(ModelError, match="another shape of Stable Diffusion 1.x") as shaped:
@@ -356,7 +364,8 @@ def test_jobs_that_cannot_be_are_refused_and_misleading_names_warned_of(base_fil
         "canny_low above canny_high": ({"canny_low": 300}, "Exchange them"),
         "control other without condition pictures": ({"control": "other"}, "No picture has a condition picture"),
         "control other, computed": ({"control": "other", "condition_source": "computed"}, "cannot be computed"),
-        "condition_source files with pictures of the base's own": ({"condition_source": "files", "prior": {"pictures": 4}}, "Set prior.pictures to 0"),
+        "condition_source files with pictures of the base's own": (
+            {"condition_source": "files", "prior": {"pictures": 4}}, "Set prior.pictures to 0"),
         "control depth without its model": ({"control": "depth"}, "Name the folder of its files"),
         "a name that lacks the kind of control": ({"name": "mine"}, "Call it mine-canny"),
         "a name that hosts take for another kind": ({"name": "shuffle-canny"}, "for another kind"),

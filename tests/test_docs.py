@@ -93,7 +93,7 @@ def test_every_command_of_the_readme_is_one_that_the_program_takes() -> None:
         assert __main__.read_arguments(shlex.split(command)).command is not None  # exits with 2 where a flag is none
     table = text.split("## Commands", 1)[1].split("\n## ", 1)[0].split("|---|", 1)[1]
     firsts = [row.split(" | ")[0] for row in table.splitlines() if row.startswith("| `")]
-    named = {word for first in firsts for word in re.findall(r"`([a-z]+)", first)}
+    named = {word for first in firsts for word in re.findall(r"`([a-z]+(?:-[a-z]+)*)", first)}
     assert named == set(__main__.make_parser()[1])
 
 

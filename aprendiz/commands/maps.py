@@ -49,7 +49,8 @@ def control_maps(asked: argparse.Namespace) -> int:
     if asked.json:
         put_json({"made": len(missing), "there": len(planned) - len(missing), "sheet": str(pairs)})
         return 0
-    put(say("{made} condition pictures were made; {there} were there already.", made=len(missing), there=len(planned) - len(missing)))
+    there = len(planned) - len(missing)
+    put(say("{made} condition pictures were made; {there} were there already.", made=len(missing), there=there))
     put(say("Written: {file}", file=str(pairs)))
     return 0
 
@@ -59,9 +60,11 @@ def read_recipe(asked: argparse.Namespace) -> Recipe:
     from ..data.annotators import KINDS, problems
     from ..data.conditions import COMPUTED, Recipe
     if asked.kind not in (*COMPUTED, *KINDS):
-        raise SettingsError("{name} is '{value}'. It can be: {choices}.", name="kind", value=asked.kind, choices=", ".join((*COMPUTED, *KINDS)))
-    recipe = Recipe(kind=asked.kind, source="computed", low=number(asked.canny_low, "canny-low"), high=number(asked.canny_high, "canny-high"),
-                    thickness=int(number(asked.thickness, "thickness")), annotators=None if asked.annotators is None else str(asked.annotators))
+        raise SettingsError("{name} is '{value}'. It can be: {choices}.", name="kind", value=asked.kind,
+                            choices=", ".join((*COMPUTED, *KINDS)))
+    recipe = Recipe(kind=asked.kind, source="computed", low=number(asked.canny_low, "canny-low"),
+                    high=number(asked.canny_high, "canny-high"), thickness=int(number(asked.thickness, "thickness")),
+                    annotators=None if asked.annotators is None else str(asked.annotators))
     found = problems(recipe)
     if found:
         raise ProblemsError(found)
@@ -87,8 +90,8 @@ def plan(folder: Path, out: Path | None) -> list[Made]:
     from ..data.folder import scan
     found = scan(DataSettings(path=str(folder), masks=False))
     if not found.pictures:
-        raise DatasetError("{folder} has no pictures that can be read. Put png, jpg, webp, bmp or avif files into it, or name another folder.",
-                           folder=str(folder), where="folder")
+        raise DatasetError("{folder} has no pictures that can be read. Put png, jpg, webp, bmp or avif files into it, "
+                           "or name another folder.", folder=str(folder), where="folder")
     planned = []
     for picture in found.pictures:
         if out is None:

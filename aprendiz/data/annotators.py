@@ -1,7 +1,7 @@
 """Condition pictures that a trained model draws: soft edges, depth, normals, straight lines, segments, poses.
 
-An optional extra: the code is controlnet-aux's or transformers', the weights lie in a folder of yours, and nothing is downloaded. Each
-kind has a folder of its own inside (or all files lie in one):
+An optional extra: the code is controlnet-aux's or transformers', the weights lie in a folder of yours, and nothing is
+downloaded. Each kind has a folder of its own inside (or all files lie in one):
 
     softedge  ControlNetHED.pth             normal  scannet.pt                 openpose  body_pose_model.pth, hand_pose_model.pth,
     pidi      table5_pidinet.pth            mlsd    mlsd_large_512_fp32.pth              facenet.pth
@@ -56,12 +56,13 @@ def problems(recipe: Recipe) -> list[Problem]:
         return []
     where = "method.annotators"
     if recipe.annotators is None:
-        return [Problem("The kind {kind} is drawn by a model. Name the folder of its files ({files}) with --annotators, or put condition "
-                        "pictures beside the pictures.", {"kind": recipe.kind, "files": ", ".join(one.files)}, where)]
+        return [Problem("The kind {kind} is drawn by a model. Name the folder of its files ({files}) with --annotators, or put "
+                        "condition pictures beside the pictures.", {"kind": recipe.kind, "files": ", ".join(one.files)}, where)]
     missing = [name for name in one.files if not (home(recipe.kind, recipe.annotators) / name).is_file()]
     if missing:
-        return [Problem("{folder} lacks {files}, which the kind {kind} needs. Put the files there, or name their folder with --annotators.",
-                        {"folder": str(home(recipe.kind, recipe.annotators)), "files": ", ".join(missing), "kind": recipe.kind}, where)]
+        known = {"folder": str(home(recipe.kind, recipe.annotators)), "files": ", ".join(missing), "kind": recipe.kind}
+        return [Problem("{folder} lacks {files}, which the kind {kind} needs. Put the files there, or name their folder with "
+                        "--annotators.", known, where)]
     if importlib.util.find_spec(one.library) is None:
         return [Problem("The kind {kind} needs {library}, which is not installed. Install it with `pip install {package}`.",
                         {"kind": recipe.kind, "library": one.library, "package": one.library.replace("_", "-")}, where)]
@@ -125,7 +126,7 @@ def _depth(folder: str) -> Callable[[Pixels], Pixels]:
         with torch.no_grad():
             depth = model(**processor(images=Image.fromarray(rgb), return_tensors="pt")).predicted_depth[0]
         low, high = depth.min(), depth.max()
-        return ((depth - low) / (high - low).clamp(min=1e-6) * 255).round().to(torch.uint8).numpy()
+        return np.asarray(((depth - low) / (high - low).clamp(min=1e-6) * 255).round().to(torch.uint8))
 
     return draw
 
@@ -140,13 +141,13 @@ def _segments(folder: str) -> Callable[[Pixels], Pixels]:
     def draw(rgb: Pixels) -> Pixels:
         with torch.no_grad():
             classes = model(**processor(images=Image.fromarray(rgb), return_tensors="pt")).logits[0].argmax(0).numpy()
-        return palette(int(model.config.num_labels))[classes]
+        return np.asarray(palette(int(model.config.num_labels))[classes])
 
     return draw
 
 
 def palette(count: int) -> Pixels:
-    """So many colours that are far apart, (count, 3): the bits of the number spread over red, green and blue, as PASCAL VOC does."""
+    """So many colours that are far apart, (count, 3): a number's bits spread over red, green and blue, as PASCAL VOC does."""
     colours = np.zeros((count, 3), np.uint8)
     for number in range(count):
         rest = number + 1  # no class is black

@@ -32,8 +32,8 @@ UNSEEN = re.compile(r"[\x00-\x08\x0e-\x1f\x7f\ufeff\u200b]")  # control characte
 @dataclass(frozen=True)
 class Told:
     """What one source says of one picture. source: as messages name it. texts: several where a list was given. picture: the name
-    that the source uses for it, where it is not simply beside it. condition: the name of what a ControlNet is shown with it; shows:
-    this is such a picture itself."""
+    that the source uses for it, where it is not simply beside it. condition: the name of what a ControlNet is shown with it;
+    shows: this is such a picture itself."""
 
     source: str
     texts: tuple[str, ...]
@@ -142,7 +142,8 @@ def _metadata_line(line: str, name: str, number: int) -> list[Told]:
                            '{{"file_name": "a.png", "text": "a caption"}}.', where=name, file=name, line=number)
     condition = entry.get("conditioning_image") or entry.get("condition") or ""
     if not isinstance(condition, str):
-        raise DatasetError("Line {line} of {file} has a conditioning_image that is no file's name.", where=name, file=name, line=number)
+        raise DatasetError("Line {line} of {file} has a conditioning_image that is no file's name.", where=name, file=name,
+                           line=number)
     told = [Told(f"{name}:{number}", (), picture, condition)]
     for value in (entry.get("text"), entry.get("caption")):
         texts = [value] if isinstance(value, str) else value

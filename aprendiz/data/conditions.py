@@ -1,7 +1,7 @@
 """Computed condition pictures: what a ControlNet is shown beside the prompt, made from the picture itself.
 
-Arrays are uint8, H x W x 3; the inpainting kind has a fourth channel, 0 where the picture is hidden. The kinds here need Pillow and
-NumPy alone. The others need a model that somebody else trained, in a local folder (`annotators.py`).
+Arrays are uint8, H x W x 3; the inpainting kind has a fourth channel, 0 where the picture is hidden. The kinds here need Pillow
+and NumPy alone. The others need a model that somebody else trained, in a local folder (`annotators.py`).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ VERSION = 1  # raised when the same picture would give another condition picture
 class Recipe:
     """Which condition pictures are wanted, and how they are made.
 
-    kind: one of `COMPUTED` or of `annotators.KINDS`. source: 'files' beside the pictures, 'computed', or 'auto': files where there are
-    any. low, high: canny's thresholds, as OpenCV counts them. thickness: pixels by which computed lines are widened on each side.
-    blur: radius in pixels at 512, in proportion elsewhere. annotators: the folder of the models.
+    kind: one of `COMPUTED` or of `annotators.KINDS`. source: 'files' beside the pictures, 'computed', or 'auto': files where
+    there are any. low, high: canny's thresholds, as OpenCV counts them. thickness: pixels by which computed lines are widened on
+    each side. blur: radius in pixels at 512, in proportion elsewhere. annotators: the folder of the models.
     """
 
     kind: str = "canny"
@@ -58,8 +58,9 @@ def compute(rgb: Pixels, recipe: Recipe, seed: str) -> Pixels:
 def maker(recipe: Recipe, seed: str) -> Callable[[Pixels], Pixels]:
     """What computes this kind."""
     known: dict[str, Callable[[Pixels], Pixels]] = {
-        "canny": partial(canny, low=recipe.low, high=recipe.high), "scribble": scribble, "blur": partial(blurred, radius=recipe.blur),
-        "tile": tile, "inpaint": partial(hidden, seed=seed), "color": color_grid}
+        "canny": partial(canny, low=recipe.low, high=recipe.high), "scribble": scribble,
+        "blur": partial(blurred, radius=recipe.blur), "tile": tile,
+        "inpaint": partial(hidden, seed=seed), "color": color_grid}
     if recipe.kind in known:
         return known[recipe.kind]
     from .annotators import annotate
@@ -130,7 +131,8 @@ def scribble(rgb: Pixels) -> Pixels:
     """Rough thick lines where fine detail differs from its surroundings (difference of Gaussians). White on black."""
     scale = min(rgb.shape[:2]) / 512
     image = Image.fromarray(rgb)
-    fine, coarse = (np.asarray(image.filter(ImageFilter.GaussianBlur(max(0.3, radius * scale))), dtype=np.int16) for radius in (0.5, 5.0))
+    radii = (max(0.3, radius * scale) for radius in (0.5, 5.0))
+    fine, coarse = (np.asarray(image.filter(ImageFilter.GaussianBlur(radius)), dtype=np.int16) for radius in radii)
     return grey(np.abs(coarse - fine).max(-1) > 16)
 
 
@@ -140,7 +142,7 @@ def thicken(lines: Pixels, pixels: int) -> Pixels:
 
 
 def edge_f1(wanted: Pixels, drawn: Pixels, tolerance: int = 2) -> float:
-    """How far the lines of two line pictures coincide, in [0, 1]: harmonic mean of precision and recall, up to `tolerance` pixels apart.
+    """How far the lines of two line pictures coincide, up to `tolerance` pixels apart: precision's and recall's harmonic mean.
 
     wanted: lines that were asked for; drawn: those found in what was drawn. Two pictures without lines agree.
     """
@@ -177,7 +179,7 @@ def _through(rgb: Pixels, factor: int, enlarge: Image.Resampling) -> Pixels:
 
 
 def hidden(rgb: Pixels, seed: str) -> Pixels:
-    """The picture with some places hidden: a box or brush strokes, at random. The fourth channel is 0 there, and so is the colour."""
+    """The picture with a box or brush strokes hidden at random: there the fourth channel is 0, and so is the colour."""
     pick = random.Random(f"hidden/{seed}")
     height, width = rgb.shape[:2]
     shown = Image.new("L", (width, height), 255)

@@ -54,9 +54,9 @@ NUMBERED = re.compile(r"(\d{1,3})_(.*\S.*)")
 class Picture:
     """One picture and all that is known of it without decoding.
 
-    size: (width, height), upright. digest, mask_digest, condition_digest: SHA-256 of the files' bytes. captions: at least one, the
-    trigger already in front where it was lacking; "" where there is nothing to say. validation: kept apart. concept: the name of its
-    folder. name: relative to the dataset's folder. condition: what a ControlNet is shown with it.
+    size: (width, height), upright. digest, mask_digest, condition_digest: SHA-256 of the files' bytes. captions: at least one,
+    the trigger already in front where it was lacking; "" where there is nothing to say. validation: kept apart. concept: the
+    name of its folder. name: relative to the dataset's folder. condition: what a ControlNet is shown with it.
     """
 
     file: Path
@@ -243,7 +243,8 @@ def paired(places: Sequence[Place], problems: list[Problem]) -> list[Place]:
 
 
 def _lonely(name: str) -> Problem:
-    return Problem("{file} is a condition picture without a picture. A condition picture has its picture's name.", {"file": name}, name, warning=True)
+    return Problem("{file} is a condition picture without a picture. A condition picture has its picture's name.",
+                   {"file": name}, name, warning=True)
 
 
 def _own(place: Place, problems: list[Problem]) -> Place:
@@ -301,7 +302,8 @@ def _metadata(places: Sequence[Place], problems: list[Problem]) -> dict[str, lis
                     if entry.condition:
                         beside = posixpath.normpath(posixpath.join(place.name, entry.condition.replace("\\", "/")))
                         # Of the condition picture nothing is said, but that it is one.
-                        told.setdefault(fold(beside), []).append(replace(entry, picture=entry.condition, texts=(), condition="", shows=True))
+                        one = replace(entry, picture=entry.condition, texts=(), condition="", shows=True)
+                        told.setdefault(fold(beside), []).append(one)
                         entry = replace(entry, condition=str(place.path / entry.condition.replace("\\", "/")))
                     told.setdefault(fold(key), []).append(entry)
     there = {fold(posixpath.join(place.name, file)) for place in places for file in place.files}
@@ -316,9 +318,11 @@ def _metadata(places: Sequence[Place], problems: list[Problem]) -> dict[str, lis
 
 def _describe(place: Place, told: Mapping[str, list[Told]], problems: list[Problem]) -> list[Picture]:
     """The pictures of a folder with their captions and masks; sizes and digests are still lacking."""
-    names = [name for name in place.files if name.lower().endswith(EXTENSIONS) and not name.lower().endswith((*MASKS, *CONDITIONS))]
+    beside_pictures = (*MASKS, *CONDITIONS)
+    names = [name for name in place.files if name.lower().endswith(EXTENSIONS) and not name.lower().endswith(beside_pictures)]
     names = [name for name in names if not any(entry.shows for entry in told.get(fold(posixpath.join(place.name, name)), ()))]
-    masks, conditions, beside = captions.beside(place.files, MASKS), captions.beside(place.files, CONDITIONS), captions.beside(place.files)
+    masks, conditions = captions.beside(place.files, MASKS), captions.beside(place.files, CONDITIONS)
+    beside = captions.beside(place.files)
     nearly = captions.beside(place.files, captions.NEARLY)
     pictures, used, lacking = [], set(), False
     for name in names:
@@ -338,7 +342,8 @@ def _describe(place: Place, told: Mapping[str, list[Told]], problems: list[Probl
             repeats=place.concept.repeats or 0, concept=shown(place.name or place.path.name), class_word=place.class_word,
             name=place.relative(name), trigger=place.concept.trigger, condition=condition))
     problems += _unused(place, used, beside if lacking else {}, masks)
-    problems += [_lonely(place.relative(name)) for name in sorted({name for found in conditions.values() for name in found} - used)]
+    alone = {name for found in conditions.values() for name in found} - used
+    problems += [_lonely(place.relative(name)) for name in sorted(alone)]
     return pictures if place.concept.repeats else []
 
 

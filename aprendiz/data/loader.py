@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 class Batch:
     """What one optimizer step (or a micro-batch of it) is made of.
 
-    noise_BCHW: standard normal. time_B: uniform in [0, 1), from which the objective makes timesteps. conditioning: text states, or None where
-    `tokens` are to be encoded with gradients. mask_B1HW: weight of each latent pixel. weight_B: of each sample in the loss. names: of
-    the pictures. samples: the samples' places in the whole batch, to which every draw belongs. condition_B3HW: condition pictures in
-    [0, 1], -1 where hidden, in pixels; None where the method has none.
+    noise_BCHW: standard normal. time_B: uniform in [0, 1), from which the objective makes timesteps. conditioning: text states,
+    or None where `tokens` are to be encoded with gradients. mask_B1HW: weight of each latent pixel. weight_B: of each sample in
+    the loss. names: of the pictures. samples: the samples' places in the whole batch, to which every draw belongs.
+    condition_B3HW: condition pictures in [0, 1], -1 where hidden, in pixels; None where the method has none.
     """
 
     latents_BCHW: Tensor
@@ -173,18 +173,21 @@ class Loader:
             time_B=torch.stack([draws.uniform("time", step, s, ()) for s in samples]).to(device, non_blocking=True),
             conditioning=conditioning, tokens=self.store.tokens(texts), sizes=sizes, mask_B1HW=mask,
             weight_B=torch.tensor([weight for _, weight in members]).to(device, non_blocking=True),
-            names=tuple(example.picture.name for example, _ in members), draws=draws, step=step, samples=samples, condition_B3HW=condition)
+            names=tuple(example.picture.name for example, _ in members), draws=draws, step=step, samples=samples,
+            condition_B3HW=condition)
 
 
 class Store:
     """The encoded pictures and texts of a run, in memory, on the device where they fit.
 
-    `states` are text states, or tokens where the text encoder is trained (`trained`). `encode` is asked for the latents of cuts that are encoded
-    anew each step; `encoded` then holds none. `empty` is the place of the empty caption. `maps`: their condition pictures, where wanted.
+    `states` are text states, or tokens where the text encoder is trained (`trained`). `encode` is asked for the latents of cuts
+    that are encoded anew each step; `encoded` then holds none. `empty` is the place of the empty caption. `maps`: their
+    condition pictures, where wanted.
     """
 
     def __init__(self, base: Base, cuts: Sequence[Cut], encoded: Sequence[Encoded] | None, states: Sequence[Tensors], empty: int,
-                 trained: bool = False, encode: Callable[[list[Cut]], list[Encoded]] | None = None, maps: Maps | None = None) -> None:
+                 trained: bool = False, encode: Callable[[list[Cut]], list[Encoded]] | None = None,
+                 maps: Maps | None = None) -> None:
         self.base, self.cuts, self.empty, self.trained, self.maps = base, cuts, empty, trained, maps
         self._encode = encode
         self._encoded = list(encoded) if encoded is not None else None
@@ -197,7 +200,7 @@ class Store:
 
     def pictures(self, cuts: Sequence[int], draws: Draws, step: int,
                  samples: Sequence[int]) -> tuple[Tensor, Tensor | None, tuple[PictureSize, ...], Tensor | None]:
-        """Latents (B, C, H, W), loss weights (B, 1, H, W) where there are any, sizes, and condition pictures where wanted, of cuts of one bucket."""
+        """Of cuts of one bucket: latents (B, C, H, W), loss weights (B, 1, H, W) where there are any, sizes, condition pictures."""
         places = [self.cuts[i] for i in cuts]
         if self._encoded is not None:
             chosen = [self._encoded[i] for i in cuts]

@@ -1,7 +1,7 @@
 """The condition pictures of a run: read or computed for every cut, kept as bytes, handed out as numbers.
 
-They are cut, mirrored and brought to a size exactly as their pictures are. Shapes: H W in pixels, K channels: 1 where all colours are
-alike, 4 where the last one says what is hidden (0), else 3.
+They are cut, mirrored and brought to a size exactly as their pictures are. Shapes: H W in pixels, K channels: 1 where all
+colours are alike, 4 where the last one says what is hidden (0), else 3.
 """
 
 from __future__ import annotations
@@ -73,8 +73,9 @@ class Maps:
 
     def _key(self, cut: Cut) -> str:
         picture, settings = cut.picture, self.settings
-        return key_of("condition", self.recipe.look(), picture.digest, picture.condition_digest if from_file(picture, self.recipe) else "",
-                      cut.bucket, settings.crop, cut.at, cut.flip, settings.transparency, settings.background)
+        beside = picture.condition_digest if from_file(picture, self.recipe) else ""
+        return key_of("condition", self.recipe.look(), picture.digest, beside, cut.bucket,
+                      settings.crop, cut.at, cut.flip, settings.transparency, settings.background)
 
     def _make(self, cut: Cut) -> Tensor:
         made = condition_of(cut, self.settings, self.recipe)
@@ -126,10 +127,11 @@ def check(pictures: Sequence[Picture], recipe: Recipe) -> list[Problem]:
     if recipe.source == "computed" or (recipe.source == "auto" and not beside):
         return _unmade(recipe)
     if not beside:
-        return [Problem("No picture has a condition picture. Put name.cond.png beside each name.png, or set condition_source to computed.",
-                        {}, "method.condition_source")]
+        return [Problem("No picture has a condition picture. Put name.cond.png beside each name.png, or set condition_source to "
+                        "computed.", {}, "method.condition_source")]
     problems = [Problem("{file} has no condition picture, but {count} others have. Put {right} beside it, or take it out.",
-                        {"file": picture.name, "count": len(beside), "right": os.path.splitext(picture.name)[0] + ".cond.png"}, picture.name)
+                        {"file": picture.name, "count": len(beside), "right": f"{os.path.splitext(picture.name)[0]}.cond.png"},
+                        picture.name)
                 for picture in pictures if picture.condition is None]
     problems += _copies(beside)
     with quietly(), ThreadPoolExecutor(min(READERS, os.cpu_count() or 1)) as pool:
@@ -149,8 +151,8 @@ def _copies(beside: Sequence[Picture]) -> list[Problem]:
     counts = Counter(picture.condition_digest for picture in beside if picture.condition_digest)
     if len({picture.digest for picture in beside}) < 2 or len(counts) != 1 or max(counts.values()) < 2:
         return []
-    return [Problem("All condition pictures are the same file's content, so nothing can be learned from them. Make them anew with "
-                    "`python -m aprendiz control-maps`.", {}, "method.condition_source")]
+    return [Problem("All condition pictures are the same file's content, so nothing can be learned from them. Make them anew "
+                    "with `python -m aprendiz control-maps`.", {}, "method.condition_source")]
 
 
 def _read_one(picture: Picture, kind: str) -> list[Problem]:
@@ -173,7 +175,8 @@ def _read_one(picture: Picture, kind: str) -> list[Problem]:
     if kind != "inpaint" and condition[..., :3].max() < DARK:
         return [Problem("{file} is all black, so it says nothing about {picture}. Make it anew, or take both out.", known, name)]
     if (width, height) != picture.size:
-        return [Problem("{file} is {size} pixels, but its picture {picture} is {wanted}, so it is brought to that size.", sizes, name, warning=True)]
+        return [Problem("{file} is {size} pixels, but its picture {picture} is {wanted}, so it is brought to that size.",
+                        sizes, name, warning=True)]
     rgb, alpha = decode(picture.file, picture.name)
     if alpha is None and condition.shape[2] == 3 and np.array_equal(condition, np.array(rgb)):
         return [_same(known, name)]

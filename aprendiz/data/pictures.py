@@ -120,7 +120,8 @@ def condition_name(picture: Picture) -> str:
     return shown(picture.condition.relative_to(root).as_posix() if inside else picture.condition.name)
 
 
-def placed(size: tuple[int, int], target: tuple[int, int], crop: str, at: tuple[float, float]) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+def placed(size: tuple[int, int], target: tuple[int, int], crop: str,
+           at: tuple[float, float]) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
     """To which size a picture is brought so that it just covers `target`, and which box of it stays."""
     scale = max(target[0] / size[0], target[1] / size[1])
     covering = (max(target[0], round(size[0] * scale)), max(target[1], round(size[1] * scale)))

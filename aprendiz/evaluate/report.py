@@ -77,7 +77,8 @@ def grid_of(folder: Path, name: str, scores: Scores) -> Image.Image | None:
 def score_sentence(scores: Scores) -> str:
     """What the figures say; never more than was measured."""
     if {"edge_f1_before", "edge_f1_after"} <= set(scores.figures):
-        return say("Same prompt and seed in each pair. Edges agree with the condition picture to {after} (F1); without control, to {before}.",
+        return say("Same prompt and seed in each pair. Edges agree with the condition picture to {after} (F1); without control, "
+                   "to {before}.",
                    before=f"{scores.figures['edge_f1_before']:.0%}", after=f"{scores.figures['edge_f1_after']:.0%}")
     if scores.subject_before is None or scores.subject_after is None:
         return say("Same prompt and seed in each pair.")

@@ -93,7 +93,8 @@ class Scores:
         """As in scores.json, to four places."""
         shares = {"subject_before": self.subject_before, "subject_after": self.subject_after, "kept": self.kept}
         own = {name: round(figure, 4) for name, figure in self.figures.items()}
-        return {**{name: None if share is None else round(share, 4) for name, share in shares.items()}, "pictures": self.pictures, **own}
+        plain = {name: None if share is None else round(share, 4) for name, share in shares.items()}
+        return {**plain, "pictures": self.pictures, **own}
 
     def write(self, file: Path) -> None:
         """Write scores.json."""
@@ -103,8 +104,8 @@ class Scores:
     def read(cls, file: Path) -> Scores:
         """Scores that were written."""
         values = json.loads(file.read_text(encoding="utf-8"))
-        plain = [values.pop(name) for name in ("subject_before", "subject_after", "kept", "pictures")]
-        return cls(*plain, figures=values)
+        before, after, kept, pictures = (values.pop(name) for name in ("subject_before", "subject_after", "kept", "pictures"))
+        return cls(before, after, kept, pictures, values)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from .weights import Shapes, Weights, open_weights, write_tensors
 from .writing import make_folder, write_whole
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from ..families import Base, Family
@@ -66,13 +65,15 @@ def write(file: Path, tensors: Mapping[str, Tensor], branch: Any, told: Mapping[
     for name, tensor in {**branch.state_dict(), **tensors}.items():
         values = tensor.detach().to("cpu", dtype).contiguous()
         if not bool(torch.isfinite(values).all()):
-            raise TrainingError("The weights of {module} are no numbers any more, or too large for {precision}, so no file was written. Lower the "
+            raise TrainingError("The weights of {module} are no numbers any more, or too large for {precision}, so no file was "
+                                "written. Lower the "
                                 "learning rate, and resume from the last good state.", module=name, precision=precision)
         stored[to_original(name) if layout == "original" else name] = values
     make_folder(file.parent)
     write_tensors(file, stored, told)
     back = open_weights(file)
-    wrong = sorted(set(stored) ^ set(back.places)) or [name for name, values in stored.items() if not torch.equal(values, back.read(name))]
+    wrong = sorted(set(stored) ^ set(back.places))
+    wrong = wrong or [name for name, values in stored.items() if not torch.equal(values, back.read(name))]
     if wrong:
         raise ModelError("{file} was written, but what was read back is something else ({what}). Check the disk, and save again.",
                          file=file.name, what=", ".join(wrong[:3]), where=str(file))
@@ -101,7 +102,8 @@ def to_original(name: str) -> str:
         original = "middle_block_out.0"
     elif module.startswith(HINT):
         step = module.removeprefix(f"{HINT}.")
-        original = f"input_hint_block.{'0' if step == 'conv_in' else 14 if step == 'conv_out' else 2 + 2 * int(step.split('.')[1])}"
+        place = {"conv_in": 0, "conv_out": 14}.get(step)
+        original = f"input_hint_block.{2 + 2 * int(step.split('.')[1]) if place is None else place}"
     else:
         original = names.to_original(module)
     assert original is not None, name
@@ -147,10 +149,11 @@ def file_problems(file: Path, family: Family | None, where: str) -> list[Problem
         return error.problems
     found = family_of(shapes)
     if found is None:
-        return [Problem("{file} is no ControlNet that is known here. `python -m aprendiz inspect` tells what it is.", {"file": file.name}, where)]
+        return [Problem("{file} is no ControlNet that is known here. `python -m aprendiz inspect` tells what it is.",
+                        {"file": file.name}, where)]
     if family is not None and found != family.name:
-        return [Problem("{file} is a ControlNet for {found}, but the base is {family}. Name a ControlNet that was made for this base's family.",
-                        {"file": file.name, "found": recognise.title(found), "family": family.title}, where)]
+        return [Problem("{file} is a ControlNet for {found}, but the base is {family}. Name a ControlNet that was made for this "
+                        "base's family.", {"file": file.name, "found": recognise.title(found), "family": family.title}, where)]
     return []
 
 
@@ -166,8 +169,9 @@ def open_branch(file: Path, base: Base) -> Opened:
     wanted = {name: tuple(tensor.shape) for name, tensor in branch.state_dict().items()}
     strange = sorted(set(wanted) ^ set(places)) or sorted(name for name, shape in wanted.items() if shapes[places[name]] != shape)
     if strange:
-        raise ModelError("{file} is a ControlNet for another shape of {family}: {count} of its tensors do not fit, such as {example}. Name the base "
-                         "that it was made for.", file=file.name, family=base.family.title, count=len(strange), example=strange[0], where=str(file))
+        raise ModelError("{file} is a ControlNet for another shape of {family}: {count} of its tensors do not fit, such as "
+                         "{example}. Name the base that it was made for.", file=file.name, family=base.family.title,
+                         count=len(strange), example=strange[0], where=str(file))
     _fill(branch, weights, places)
     return Opened(branch.to(base.device).requires_grad_(False), weights.metadata.get(KIND) or kind_in_name(file.stem))
 
@@ -188,6 +192,7 @@ def hint_widths(shapes: Shapes, places: Mapping[str, str]) -> tuple[int, ...]:
 
 def kind_in_name(stem: str) -> str:
     """The kind of control that a file's name tells, as hosts read it; '' where it tells none."""
-    words = {"inpaint": "inpaint", "canny": "canny", "scribble": "scribble", "softedge": "softedge", "hed": "softedge", "depth": "depth",
-             "normal": "normal", "mlsd": "mlsd", "openpose": "openpose", "seg": "seg", "tile": "tile", "blur": "blur", "color": "color"}
-    return next((kind for word, kind in words.items() if word in stem.lower()), "")
+    words = ("inpaint", "canny", "scribble", "softedge", "hed", "depth", "normal", "mlsd", "openpose", "seg", "tile", "blur",
+             "color")
+    found = next((word for word in words if word in stem.lower()), "")
+    return "softedge" if found == "hed" else found

@@ -43,8 +43,8 @@ class Method:
 
     `needs` names what the base's family must offer (see `Family.offers`); an impossible pair is refused in words before
     anything loads. `trains_text_encoder` tells the cache to keep tokens in place of text states.
-    learning_rate, caption_dropout: what suits it where the job names none. preview: the ending of the picture beside the file that hosts
-    show. precise: what is trained computes in float32, whatever the base's precision.
+    learning_rate, caption_dropout: what suits it where the job names none. preview: the ending of the picture beside the file
+    that hosts show. precise: what is trained computes in float32, whatever the base's precision.
     """
 
     name: ClassVar[str]

@@ -1,4 +1,4 @@
-"""ControlNet (Zhang et al. 2023): a trainable copy of the network's first half that is shown a condition picture, heard through zero convolutions."""
+"""ControlNet (Zhang et al. 2023): a trainable copy of the network's first half, shown a condition picture."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from ..objectives import Noisy
     from ..settings import Job
 
-KINDS = ("canny", "scribble", "blur", "tile", "inpaint", "color", "softedge", "pidi", "depth", "normal", "mlsd", "seg", "openpose", "other")
+KINDS = ("canny", "scribble", "blur", "tile", "inpaint", "color", "softedge", "pidi", "depth", "normal", "mlsd", "seg",
+         "openpose", "other")
 LINES = ("canny", "scribble", "softedge", "pidi", "mlsd")
 # Words in a file's name that make hosts treat it as something else, unless it is.
 MISLEADING = ("shuffle", "instant_id", "lllite")
@@ -34,20 +35,25 @@ MISLEADING = ("shuffle", "instant_id", "lllite")
 class ControlNetSettings:
     """What a ControlNet is told."""
 
-    control: str = knob("canny", "What the condition pictures show. canny to color are computed; for softedge to openpose name the folder of "
-                                 "their models, or bring pictures of your own, as for other.", choices=KINDS, level="basic")
-    condition_source: str = knob("auto", "Condition pictures from files beside the pictures, or computed. auto: files where there are any.",
-                                 choices=("auto", "files", "computed"))
-    annotators: str | None = knob(None, "The folder of the models that draw soft edges, depth, normals, lines, segments and poses.", path="folder")
+    control: str = knob("canny", "What the condition pictures show. canny to color are computed; for softedge to openpose name "
+                                 "the folder of their models, or bring pictures of your own, as for other.", choices=KINDS,
+                        level="basic")
+    condition_source: str = knob("auto", "Condition pictures from files beside the pictures, or computed. auto: files where "
+                                         "there are any.", choices=("auto", "files", "computed"))
+    annotators: str | None = knob(None, "The folder of the models that draw soft edges, depth, normals, lines, segments and "
+                                        "poses.", path="folder")
     canny_low: float = knob(100.0, "Canny: weaker edges are left out.", min=0, max=2000, when=("control", ("canny",)))
-    canny_high: float = knob(200.0, "Canny: edges begin where they are stronger than this.", min=0, max=2000, when=("control", ("canny",)))
-    line_thickness: int = knob(0, "Pixels by which computed lines are widened on each side. Hosts' own canny is not widened.", min=0, max=8,
-                               when=("control", LINES))
-    hint_init: str = knob("spread", "How the layers begin that read the condition picture: spread lets it through from the first step, standard is "
-                                    "as diffusers does it and stands still for long.", choices=("spread", "standard"))
-    output_init: float = knob(0.0, "Random start of the zero convolutions (standard deviation). 0 is the standard: untrained, nothing changes.",
-                              min=0, max=0.2)
-    continue_from: str | None = knob(None, "A ControlNet file of the same family to go on from. Off: a copy of the network.", path="file")
+    canny_high: float = knob(200.0, "Canny: edges begin where they are stronger than this.", min=0, max=2000,
+                             when=("control", ("canny",)))
+    line_thickness: int = knob(0, "Pixels by which computed lines are widened on each side. Hosts' own canny is not widened.",
+                               min=0, max=8, when=("control", LINES))
+    hint_init: str = knob("spread", "How the layers begin that read the condition picture: spread lets it through from the "
+                                    "first step, standard is as diffusers does it and stands still for long.",
+                          choices=("spread", "standard"))
+    output_init: float = knob(0.0, "Random start of the zero convolutions (standard deviation). 0 is the standard: untrained, "
+                                   "nothing changes.", min=0, max=0.2)
+    continue_from: str | None = knob(None, "A ControlNet file of the same family to go on from. Off: a copy of the network.",
+                                     path="file")
     layout: str = knob("diffusers", "How names are written in the file; all hosts read both.", choices=("diffusers", "original"))
     file_precision: str = knob("fp16", "Number format of the file.", choices=("fp16", "bf16", "fp32"))
 
@@ -86,7 +92,8 @@ class ControlNet(Method):
         job = super().settle(job)
         if job.output.name is None:
             # Hosts choose a preprocessor by the kind in the file's name.
-            job = job.with_values(output={"name": f"control-{job.method.control}" if job.method.control != "other" else "control"})
+            kind = job.method.control
+            job = job.with_values(output={"name": "control" if kind == "other" else f"control-{kind}"})
         return job
 
     @classmethod
@@ -97,11 +104,11 @@ class ControlNet(Method):
             problems.append(Problem("canny_low {low} is above canny_high {high}. Exchange them.",
                                     {"low": settings.canny_low, "high": settings.canny_high}, "method.canny_low"))
         if settings.control == "other" and settings.condition_source == "computed":
-            problems.append(Problem("Condition pictures of the kind other cannot be computed. Choose another control, or put name.cond.png beside "
-                                    "each name.png.", {}, "method.control"))
+            problems.append(Problem("Condition pictures of the kind other cannot be computed. Choose another control, or put "
+                                    "name.cond.png beside each name.png.", {}, "method.control"))
         if job.prior.pictures and settings.condition_source == "files":
-            problems.append(Problem("The base's own pictures ({count}) have no condition pictures. Set prior.pictures to 0, or condition_source to "
-                                    "computed.", {"count": job.prior.pictures}, "prior.pictures"))
+            problems.append(Problem("The base's own pictures ({count}) have no condition pictures. Set prior.pictures to 0, or "
+                                    "condition_source to computed.", {"count": job.prior.pictures}, "prior.pictures"))
         if settings.continue_from:
             from ..formats.controlnet import file_problems
             problems += file_problems(Path(settings.continue_from), family, "method.continue_from")
@@ -137,14 +144,14 @@ class ControlNet(Method):
     # What comes of it
 
     def samples(self, requests: Sequence[Request], pictures: Sequence[Picture], job: Job) -> list[Request]:
-        """Each prompt with the condition of the picture that it is a caption of, else of one after the other, those kept apart first."""
+        """Each prompt with the condition of the picture that it captions, else of one after another, those kept apart first."""
         from PIL import Image
 
         from ..data.cache import Cut
         from ..data.maps import condition_of
         from ..nets.controlnet import Control
         recipe = self.conditions(job)
-        shown = [picture for picture in pictures if picture.validation] + [picture for picture in pictures if not picture.validation]
+        shown = sorted(pictures, key=lambda picture: not picture.validation)
         made = []
         for number, request in enumerate(requests):
             if not shown or request.width is None or request.height is None:
@@ -186,8 +193,8 @@ def name_problems(name: str, kind: str) -> list[Problem]:
     problems = [Problem("Hosts take a ControlNet with {word} in its name for another kind. Choose another name than {name}.",
                         {**told, "word": word}, "output.name", warning=True) for word in MISLEADING if word in name.lower()]
     if kind != "other" and kind not in name.lower():
-        problems.append(Problem("Hosts choose the control type by the file's name, and {name} does not say {kind}. Call it {better}.",
-                                told, "output.name", warning=True))
+        problems.append(Problem("Hosts choose the control type by the file's name, and {name} does not say {kind}. Call it "
+                                "{better}.", told, "output.name", warning=True))
     return problems
 
 

@@ -1,7 +1,7 @@
-"""Control branches of U-Nets (Zhang et al. 2023): a trainable copy of the downward half, fed a picture, heard through zero convolutions.
+"""Control branches of U-Nets (Zhang et al. 2023): a copy of the downward half, shown a picture, heard through zero convolutions.
 
-The network is diffusers' ControlNetModel. Our own is how its hint network begins (`spread_hint`). Shapes: B batch, C latent channels,
-H W latent size, T tokens, D features; condition pictures in pixels, in [0, 1], -1 where something is hidden.
+The network is diffusers' ControlNetModel. Our own is how its hint network begins (`spread_hint`). Shapes: B batch, C latent
+channels, H W latent size, T tokens, D features; condition pictures in pixels, in [0, 1], -1 where something is hidden.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ Residuals = tuple[list[Tensor], Tensor]
 class Control:
     """A control branch at work on a picture that is drawn.
 
-    picture: the condition picture, of any size and mode. strength: 1 as it was trained. start, end: the share of the sampler's steps
-    between which it is heard. name: as the picture's parameters tell it. kind: of the condition; 'inpaint' takes transparency as hidden.
+    picture: the condition picture, of any size and mode. strength: 1 as it was trained. start, end: the share of the sampler's
+    steps between which it is heard. name: as the picture's parameters tell it. kind: of the condition; 'inpaint' takes
+    transparency as hidden.
     """
 
     branch: nn.Module
@@ -57,7 +58,8 @@ class Control:
 def branch_of(network: Any, hint_widths: Sequence[int] = (16, 32, 96, 256), copied: bool = True) -> nn.Module:
     """A branch for this U-Net in float32, everything that is in both copied; its zero convolutions are zero."""
     from diffusers import ControlNetModel
-    made: nn.Module = ControlNetModel.from_unet(network, conditioning_embedding_out_channels=tuple(hint_widths), load_weights_from_unet=copied)
+    made: nn.Module = ControlNetModel.from_unet(network, conditioning_embedding_out_channels=tuple(hint_widths),
+                                                load_weights_from_unet=copied)
     return made.float().eval()
 
 
@@ -65,9 +67,10 @@ def branch_of(network: Any, hint_widths: Sequence[int] = (16, 32, 96, 256), copi
 def spread_hint(branch: Any, seed: int) -> None:
     """Begin the hint network so that what differs in the condition pictures arrives: unit variance at every layer.
 
-    Its usual beginning shrinks the signal threefold at each of seven layers, while biases grow: the convolution at its end, which begins
-    at zero, then has next to nothing to learn from, and the branch stands still for thousands of steps. Here every layer is random
-    orthogonal, scaled on sparse lines and smooth fields until each channel has mean 0 and variance 1. The end stays zero.
+    Its usual beginning shrinks the signal threefold at each of seven layers, while biases grow: the convolution at its end,
+    which begins at zero, then has next to nothing to learn from, and the branch stands still for thousands of steps. Here every
+    layer is random orthogonal, scaled on sparse lines and smooth fields until each channel has mean 0 and variance 1. The end
+    stays zero.
     """
     generator = torch.Generator().manual_seed(seed)
     hint = branch.controlnet_cond_embedding
@@ -94,7 +97,7 @@ def _examples(generator: torch.Generator, count: int = 16, size: int = 128) -> T
 
 @torch.no_grad()
 def stir(branch: nn.Module, spread: float, seed: int) -> None:
-    """Begin the zero convolutions at random instead, normal with this standard deviation. What is untrained then changes pictures."""
+    """Begin the zero convolutions at random instead, normal with this deviation. What is untrained then changes pictures."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in branch.named_parameters():
         if name.startswith(HEARD) and parameter.ndim > 1:
