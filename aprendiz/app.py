@@ -32,8 +32,10 @@ def open_port(wanted: int | None) -> socket.socket:
     if wanted is not None:
         found = _listen(wanted)
         if found is None:
+            with _first_free(wanted + 1) as free:
+                other = free.getsockname()[1]
             raise RunError("Port {port} is in use, or may not be used. The next free one is {free}: python -m aprendiz app "
-                           "--port {free}", port=wanted, free=_first_free(wanted + 1).getsockname()[1])
+                           "--port {free}", port=wanted, free=other)
         return found
     return _first_free(first)
 

@@ -33,6 +33,9 @@ CHECKS = 4  # answers that are kept, and processes that look at pictures at a ti
 LEAVING = 15.0  # seconds for which an ended worker's process is waited for
 
 
+DESKS: dict[str, Desk] = {}  # of hosts that execute their own scripts anew within one process
+
+
 def at_once(paths: Sequence[Path]) -> Callable[[], Sequence[Path]]:
     """The same folders every time they are asked for."""
     return lambda: paths
@@ -107,6 +110,7 @@ class Desk:
 
     def _await_end(self, worker: Worker) -> None:
         worker.wait()
+        worker.let_go()
         if self.finished is not None and worker.run.state == "finished":
             self.finished(worker.run)
 

@@ -62,7 +62,7 @@ function note(text, bad = false) {
 // Problems beside the settings
 
 function clearProblems() {
-  for (const old of root().querySelectorAll('#aprendiz .ap-problem, #aprendiz-summary > *')) old.remove()
+  for (const old of root().querySelectorAll('#aprendiz-settings .ap-problem, #aprendiz-summary > *')) old.remove()
 }
 
 /** Show each problem under its setting, unfolding what hides it; those of no setting above the buttons. */
@@ -129,13 +129,14 @@ const press = id => { const part = find(id); (part?.tagName === 'BUTTON' ? part 
 
 // Pictures
 
-const album = {values: null, folder: '', total: 0, shown: [], first: [], problems: {}, asked: 0}
+const album = {values: null, folder: '', total: 0, shown: [], first: [], problems: {}, drafts: {}, asked: 0}
 const lazy = new IntersectionObserver(seen => {
   for (const one of seen) if (one.isIntersecting) { one.target.src = one.target.dataset.src; lazy.unobserve(one.target) }
 }, {rootMargin: '400px'})
 
 async function loadPictures(values, more = false) {
   const asked = ++album.asked
+  if (album.folder !== values.data?.path) album.drafts = {}
   album.values = values
   if (!values.data?.path) { album.folder = ''; album.shown = []; return drawPictures() }
   try {
@@ -152,7 +153,7 @@ async function loadPictures(values, more = false) {
 }
 
 function drawPictures() {
-  const here = places.pictures
+  const here = places.pictures, typing = here.contains(document.activeElement) ? document.activeElement : null
   if (!album.folder) return fill(here, make('h3', {}, say('pictures')), make('p', {class: 'ap-soft'}, say('no_folder')))
   const troubled = new Set([...Object.keys(album.problems), ...album.shown.filter(one => one.problems.length).map(one => one.name)])
   const counted = say(troubled.size || album.troubled ? 'counted' : 'counted_well',
@@ -162,6 +163,11 @@ function drawPictures() {
     ...(album.other || []).map(problem => make('p', {class: problem.warning ? 'ap-problem ap-warning' : 'ap-problem'}, problem.text)),
     bench(), make('div', {class: 'ap-grid'}, ...album.shown.map(drawPicture)),
     album.shown.length < album.total && make('button', {onclick: () => loadPictures(album.values, true)}, say('more')))
+  if (typing?.dataset.name) {  // drawn anew while somebody writes: the cursor stays where it was
+    const again = [...here.querySelectorAll('textarea')].find(one => one.dataset.name === typing.dataset.name)
+    again?.focus({preventScroll: true})
+    again?.setSelectionRange(typing.selectionStart, typing.selectionEnd)
+  }
 }
 
 function drawPicture(one) {
@@ -170,8 +176,8 @@ function drawPicture(one) {
   lazy.observe(image)
   const saved = make('span', {class: 'ap-soft', 'aria-live': 'polite'})
   const text = make('textarea', {rows: 3, 'aria-label': say('caption_of', {name: one.name}), placeholder: one.taught[0] || '',
-    readonly: !one.editable, title: one.editable ? null : say('elsewhere'), maxlength: 20000})
-  text.value = one.caption ?? ''
+    readonly: !one.editable, title: one.editable ? null : say('elsewhere'), maxlength: 20000, 'data-name': one.name})
+  text.value = album.drafts[one.name] ?? one.caption ?? ''
   const problems = make('div', {})
   const tell = list => problems.replaceChildren(...list.map(problem =>
     make('p', {class: problem.warning ? 'ap-problem ap-warning' : 'ap-problem', role: 'alert'}, problem.text)))
@@ -179,15 +185,20 @@ function drawPicture(one) {
   let waiting = null
   const save = async () => {
     clearTimeout(waiting)
-    if (text.value === (one.caption ?? '')) return
+    if (text.value === (one.caption ?? '')) return void delete album.drafts[one.name]
     const value = text.value
     try {
       const told = await ask('captions', {folder: album.folder, captions: {[one.name]: value}})
       tell(told.problems)
-      if (one.name in told.captions) { one.caption = told.captions[one.name]; one.problems = []; saved.textContent = say('saved') }
+      if (one.name in told.captions) {
+        Object.assign(one, {caption: told.captions[one.name], problems: []})
+        delete album.problems[one.name]
+        if (album.drafts[one.name] === value) delete album.drafts[one.name]
+        saved.textContent = say('saved')
+      }
     } catch (error) { tell(error.problems?.length ? error.problems : [{text: say('lost')}]) }
   }
-  text.addEventListener('input', () => { saved.textContent = ''; clearTimeout(waiting); waiting = setTimeout(save, 800) })
+  text.addEventListener('input', () => { album.drafts[one.name] = text.value; saved.textContent = ''; clearTimeout(waiting); waiting = setTimeout(save, 800) })
   text.addEventListener('blur', save)
   return make('figure', {class: troubledClass(one)}, make('a', {href: at('picture?' + query), target: '_blank', rel: 'noopener'}, image),
     make('figcaption', {class: 'ap-name', title: one.name}, one.name, ' ', saved), text, problems)

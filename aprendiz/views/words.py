@@ -44,6 +44,10 @@ WORDS = {
     "dead": Problem("dead"),
 }
 
+# In the settings of AUTOMATIC1111 and Forge.
+OUTPUT = Problem("Folder for runs; empty: the host's output folder.")
+FOLDERS = Problem("Folders that the page may open beside the host's own, one a line.")
+
 
 def words() -> dict[str, str]:
     """Every text by its key; fields in braces are filled in by the page."""

@@ -1,0 +1,385 @@
+"""What the page asks its host for: only names, only within the folders it may open, bounded, and nobody but the page itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from aprendiz.errors import AprendizError, ProblemsError, RunError
+from aprendiz.run import Run
+from aprendiz.settings import SECTIONS, Job
+from aprendiz.views import controls
+from aprendiz.views.desk import Desk, at_once
+from aprendiz.views.presets import presets
+from aprendiz.views.routes import EVENTS_AT_ONCE, Answer, Request, Routes, mount
+
+Answers = Callable[[str, object], None]
+SCRIPT = "<script>alert(1)</script>"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Three pictures: one with a caption, one without, one that a table captions."""
+    folder = tmp_path / "allowed" / "pictures"
+    folder.mkdir(parents=True)
+    for i, name in enumerate(("a.png", "b.png", "c.png")):
+        Image.new("RGB", (300 + 20 * i, 200), (80 * i, 40, 90)).save(folder / name)
+    (folder / "a.txt").write_text("a grey wall", encoding="utf-8")
+    (folder / "metadata.jsonl").write_text('{"file_name": "c.png", "text": "from the table"}\n', encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def desk(tmp_path: Path, data: Path) -> Desk:
+    return Desk(lambda: tmp_path / "out", at_once([tmp_path / "allowed"]))
+
+
+@pytest.fixture
+def routes(desk: Desk, user_folder: Path) -> Routes:
+    return Routes(desk)
+
+
+def get(routes: Routes, path: str, **query: str) -> Answer:
+    return routes.handle(Request("GET", path, query))
+
+
+def post(routes: Routes, path: str, value: Any) -> Answer:
+    return routes.handle(Request("POST", path, body=json.dumps(value).encode()))
+
+
+def told(answer: Answer, status: int = 200) -> dict[str, Any]:
+    assert answer.status == status, answer.body
+    value: dict[str, Any] = json.loads(answer.body)
+    return value
+
+
+def made(tmp_path: Path, data: Path, **settings: Any) -> Run:
+    return Run.create(tmp_path / "out", Job.read({"data": str(data), "steps": 3, "name": "one", **settings}), "digest")
+
+
+# Pictures and captions
+
+
+def test_the_pictures_of_a_folder_come_with_their_captions_and_those_in_trouble_first(routes: Routes, data: Path) -> None:
+    found = told(post(routes, "pictures", {"values": {"data": {"path": str(data)}}}))
+    assert (found["total"], found["captioned"], found["troubled"]) == (3, 2, 1)
+    assert [one["name"] for one in found["pictures"]] == ["b.png", "a.png", "c.png"]
+    assert "has no caption" in found["pictures"][0]["problems"][0]["text"]
+    shown = [(one["caption"], one["editable"]) for one in found["pictures"]]
+    assert shown == [(None, True), ("a grey wall", True), (None, False)]
+
+
+def test_a_trigger_word_is_shown_in_what_is_trained_and_never_written_into_the_caption(routes: Routes, data: Path) -> None:
+    found = told(post(routes, "pictures", {"values": {"data": {"path": str(data), "trigger": "zwx"}}}))
+    one = next(one for one in found["pictures"] if one["name"] == "a.png")
+    assert one["taught"] == ["zwx, a grey wall"] and one["caption"] == "a grey wall"
+
+
+def test_a_caption_is_written_into_the_file_beside_its_picture(routes: Routes, data: Path) -> None:
+    answer = told(post(routes, "captions", {"folder": str(data), "captions": {"a.png": "a  blue\nwall", "b.png": SCRIPT}}))
+    assert answer == {"captions": {"a.png": "a blue wall", "b.png": SCRIPT}, "problems": []}
+    assert (data / "a.txt").read_text(encoding="utf-8") == "a blue wall\n"
+    assert (data / "b.txt").read_text(encoding="utf-8") == SCRIPT + "\n"
+
+
+def test_a_caption_that_cannot_be_written_is_told_of_beside_its_picture(routes: Routes, data: Path, answers: Answers) -> None:
+    answer = told(post(routes, "captions", {"folder": str(data), "captions": {"c.png": "x", "a.png": "y" * 20_001}}))
+    assert answer["captions"] == {}
+    assert [problem["where"] for problem in answer["problems"]] == ["c.png", "a.png"]
+    for problem in answer["problems"]:
+        answers(f"page: the caption of {problem['where']}", problem["text"])
+    assert (data / "a.txt").read_text(encoding="utf-8") == "a grey wall"
+
+
+def test_a_thumbnail_is_small_upright_and_made_once(routes: Routes, data: Path, user_folder: Path) -> None:
+    picture = Image.new("RGB", (640, 320), "white")
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.save(data / "turned.jpg", exif=exif)
+    first = get(routes, "thumbnail", folder=str(data), name="turned.jpg")
+    assert first.kind == "image/jpeg" and len(first.body) < 20_000
+    kept = next((user_folder / "thumbnails").rglob("*.jpg"))
+    with Image.open(kept) as small:
+        assert small.size == (128, 256)
+    kept.write_bytes(b"kept")
+    assert get(routes, "thumbnail", folder=str(data), name="turned.jpg").body == b"kept"
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "..\\secret.png", "/etc/passwd", "C:\\x.png", "a.txt", ".hidden.png",
+                                  "a.png/../../secret.png", "", "nul\0.png", "metadata.jsonl", "link.png"])
+def test_no_picture_outside_the_folder_is_opened_or_captioned(routes: Routes, data: Path, name: str) -> None:
+    Image.new("RGB", (8, 8)).save(data.parent / "secret.png")
+    (data / "link.png").symlink_to(data.parent.parent / "outside.png")
+    Image.new("RGB", (8, 8)).save(data.parent.parent / "outside.png")
+    for what in ("thumbnail", "picture"):
+        answer = get(routes, what, folder=str(data), name=name)
+        assert answer.status == 400 and answer.file is None
+    before = sorted(data.parent.parent.rglob("*.txt"))
+    assert told(post(routes, "captions", {"folder": str(data), "captions": {name: "x"}}))["captions"] == {}
+    assert sorted(data.parent.parent.rglob("*.txt")) == before
+
+
+@pytest.mark.parametrize("way", ["plain", "dots", "link"])
+def test_no_folder_outside_those_configured_is_opened(routes: Routes, desk: Desk, data: Path, tmp_path: Path, way: str,
+                                                      answers: Answers) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    Image.new("RGB", (8, 8)).save(outside / "a.png")
+    (data / "door").symlink_to(outside, target_is_directory=True)
+    folder = {"plain": outside, "dots": data / ".." / ".." / "outside", "link": data / "door"}[way]
+    for answer in (post(routes, "pictures", {"values": {"data": {"path": str(folder)}}}),
+                   get(routes, "thumbnail", folder=str(folder), name="a.png"),
+                   post(routes, "captions", {"folder": str(folder), "captions": {"a.png": "x"}})):
+        sentence = told(answer, 400)["problems"][0]["text"]
+        assert "is outside the folders" in sentence
+    answers("page: a folder outside those it may open", sentence.replace(str(tmp_path), "..."))
+    with pytest.raises(ProblemsError) as raised:
+        desk.begin({"data": {"path": str(folder)}, "base": {"path": "micro", "vae": str(outside / "vae.pt")}})
+    assert sorted(problem.where for problem in raised.value.problems) == ["base.vae", "data.path"]
+    assert not (outside / "a.txt").exists() and not (tmp_path / "out").exists()
+
+
+# Runs
+
+
+def test_runs_are_listed_and_read_on_from_where_they_were_read_to(routes: Routes, tmp_path: Path, data: Path) -> None:
+    run = made(tmp_path, data)
+    run.attempt = 1
+    run.event("step", step=1, steps=3, loss=0.5)
+    one, = told(get(routes, "runs"))["runs"]
+    assert {**one, "time": None} == {"name": "one", "state": "dead", "busy": False, "step": 1, "steps": 3, "loss": 0.5,
+                                     "picture": None, "time": None, "file": None, "method": "lora", "base": "micro",
+                                     "trigger": None}
+    first = told(get(routes, "runs/one/events"))
+    assert [event["event"] for event in first["events"]] == ["queued", "step"] and first["state"] == "dead" and first["problems"]
+    run.event("finished", step=3, file="one.safetensors")
+    more = told(get(routes, "runs/one/events", **{"from": str(first["next"])}))
+    assert [event["event"] for event in more["events"]] == ["finished"] and more["state"] == "finished"
+    assert told(get(routes, "runs"))["runs"][0]["state"] == "finished"
+
+
+def test_an_answer_holds_a_megabyte_of_events_at_most_and_loses_none(routes: Routes, tmp_path: Path, data: Path) -> None:
+    run = made(tmp_path, data)
+    line = json.dumps({"v": 1, "attempt": 1, "time": 1.0, "event": "message", "text": "x" * 1000}) + "\n"
+    with open(run.folder / "events.jsonl", "a", encoding="utf-8") as events:
+        events.write(line * 3000)
+    count, offset = 0, 0
+    while True:
+        answer = get(routes, "runs/one/events", **{"from": str(offset)})
+        assert len(answer.body) < EVENTS_AT_ONCE * 1.2
+        some = told(answer)
+        count += len(some["events"])
+        if some["next"] == offset:
+            break
+        offset = some["next"]
+    assert count == 3001
+
+
+@pytest.mark.parametrize("name", ["..", ".", "one/..", "%2e%2e", "../../outside", "one\0", ".cache", "nothing", "C:", ""])
+def test_a_run_is_found_by_its_name_alone(routes: Routes, tmp_path: Path, data: Path, name: str) -> None:
+    made(tmp_path, data)
+    (tmp_path / "out" / "job.json").write_text("{}", encoding="utf-8")
+    for what in ("events", "job", "files/job.json"):
+        assert get(routes, f"runs/{name}/{what}").status in (400, 404)
+    assert post(routes, f"runs/{name}/delete", {}).status in (400, 404)
+    assert (tmp_path / "out" / "aprendiz" / "one" / "job.json").is_file()
+
+
+@pytest.mark.parametrize("file", ["../two/job.json", "samples/../../two/job.json", "/etc/passwd", "samples\\..\\x.png", "lock",
+                                  ".hidden.png", "page.html", "link.png", "samples", ""])
+def test_of_a_run_only_files_of_known_kinds_inside_its_folder_are_shown(routes: Routes, tmp_path: Path, data: Path,
+                                                                        file: str) -> None:
+    run, other = made(tmp_path, data), made(tmp_path, data, name="two", steps=4)
+    assert other.name == "two"
+    run.samples.mkdir()
+    (run.folder / "lock").write_text("", encoding="utf-8")
+    (run.folder / "page.html").write_text(SCRIPT, encoding="utf-8")
+    Image.new("RGB", (8, 8)).save(tmp_path / "outside.png")
+    (run.folder / "link.png").symlink_to(tmp_path / "outside.png")
+    answer = get(routes, f"runs/one/files/{file}")
+    assert answer.status in (400, 404) and answer.file is None
+    shown = get(routes, "runs/one/files/job.json")
+    assert shown.file == run.folder / "job.json" and "sandbox" in shown.headers["Content-Security-Policy"]
+
+
+def test_a_run_that_nobody_trains_is_told_nothing_and_can_be_deleted(routes: Routes, tmp_path: Path, data: Path,
+                                                                     answers: Answers) -> None:
+    run = made(tmp_path, data)
+    run.attempt = 1
+    run.event("stopped", step=0)
+    refused = told(post(routes, "runs/one/tell", {"command": "pause"}), 400)["problems"][0]["text"]
+    assert "is not being trained" in refused
+    answers("page: Pause for a run that has ended", refused)
+    assert told(post(routes, "runs/one/delete", {})) == {"ok": True}
+    assert not run.folder.exists() and told(get(routes, "runs"))["runs"] == []
+    assert told(get(routes, "runs/one/events"), 400)["problems"][0]["text"] == "There is no run one here."
+
+
+def test_a_run_that_is_trained_is_not_deleted_and_hears_what_it_is_told(routes: Routes, tmp_path: Path, data: Path,
+                                                                        answers: Answers) -> None:
+    run = made(tmp_path, data)
+    with run.locked():
+        refused = told(post(routes, "runs/one/delete", {}), 400)["problems"][0]["text"]
+        answers("page: Delete for a run that is being trained", refused)
+        assert told(post(routes, "runs/one/tell", {"command": "save"})) == {"ok": True}
+        unknown = told(post(routes, "runs/one/tell", {"command": "explode"}), 400)["problems"][0]["text"]
+        assert unknown.startswith("There is no command 'explode'")
+    assert run.folder.is_dir() and run.commands() == ["save"]
+
+
+def test_two_pages_that_press_start_at_once_make_one_run_and_one_worker(desk: Desk, tmp_path: Path, data: Path, user_folder: Path,
+                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    # A worker that only takes its time: what counts here is how many are started.
+    slow = tmp_path / "slow.py"
+    slow.write_text("import sys, time\ntime.sleep(60)\n", encoding="utf-8")
+    monkeypatch.setattr("aprendiz.worker.client.PROGRAM", slow)
+    from concurrent.futures import ThreadPoolExecutor
+    values = {"data": {"path": str(data), "caption": "a wall"}, "training": {"steps": 2}}
+    with ThreadPoolExecutor(2) as pool:
+        runs = list(pool.map(lambda _: desk.begin(values), range(2)))
+    assert runs[0].folder == runs[1].folder and len(desk._workers) == 1
+    worker = desk._workers[runs[0].folder]
+    assert desk.state(runs[0]) == "queued"
+    worker.process.kill()
+    worker.wait(30)
+    assert (runs[0].folder / "log.txt").read_text(encoding="utf-8").count("attempt begun") == 1
+
+
+def test_a_job_with_problems_makes_no_run(desk: Desk, data: Path, tmp_path: Path, answers: Answers) -> None:
+    (data / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(AprendizError) as raised:
+        desk.begin({"data": {"path": str(data)}, "training": {"steps": 2}})
+    assert [problem.where for problem in raised.value.problems] == ["broken.png"]
+    answers("page: Start with a broken picture", raised.value)
+    with pytest.raises(AprendizError) as raised:
+        desk.begin({"data": {"path": str(data)}, "training": {"steps": 0}, "method": {"name": "lora", "rank": 0}})
+    assert {problem.where for problem in raised.value.problems} == {"training.steps", "method.rank"}
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_check_tells_of_broken_pictures_and_what_the_run_comes_to(routes: Routes, data: Path) -> None:
+    whole = (data / "a.png").read_bytes()
+    (data / "a.png").write_bytes(whole[:len(whole) // 2])  # its header is fine: only reading all of it tells
+    values = {"data": {"path": str(data)}, "training": {"steps": 7}}
+    end = time.monotonic() + 120
+    while not (answer := told(post(routes, "check", {"values": values})))["done"] and time.monotonic() < end:
+        time.sleep(0.1)
+    assert answer["forecast"]["steps"] == 7 and answer["forecast"]["lines"]
+    found = {(problem["where"], problem["warning"]) for problem in answer["problems"]}
+    assert {("a.png", False), ("b.png", True)} <= found and ("b.png", False) not in found
+
+
+# Who may ask
+
+
+def client(routes: Routes, **how: Any) -> TestClient:
+    app = Starlette()
+    mount(app, routes, public=("testserver",), **how)
+    return TestClient(app)
+
+
+def test_another_sites_page_and_a_foreign_name_for_this_machine_are_refused(routes: Routes) -> None:
+    asked = client(routes)
+    assert asked.get("/aprendiz/runs").status_code == 200
+    assert asked.get("/aprendiz/runs", headers={"Origin": "http://testserver"}).status_code == 200
+    assert asked.get("/aprendiz/runs", headers={"Origin": "http://evil.example"}).status_code == 403
+    assert asked.get("/aprendiz/runs", headers={"Origin": "null"}).status_code == 403
+    assert asked.get("/aprendiz/runs", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+    assert asked.get("/aprendiz/runs", headers={"Host": "evil.example"}).status_code == 403
+    assert asked.post("/aprendiz/captions", content="{}", headers={"Origin": "http://evil.example"}).status_code == 403
+
+
+def test_whoever_has_not_logged_in_gets_nothing(routes: Routes) -> None:
+    asked = client(routes, allowed=lambda request: request.headers.get("x-key") == "right")
+    for path in ("runs", "words", "page.js", "thumbnail?folder=x&name=y"):
+        assert asked.get(f"/aprendiz/{path}").status_code == 401
+    assert asked.get("/aprendiz/runs", headers={"X-Key": "right"}).status_code == 200
+
+
+def test_a_request_that_is_too_large_or_makes_no_sense_is_refused(routes: Routes) -> None:
+    asked = client(routes)
+    assert asked.post("/aprendiz/captions", content=b"x" * (5 << 20)).status_code == 413
+    for body in (b"", b"[]", b"\xff\xfe", b'{"captions": 5, "folder": 7}', b'{"values": 3}', b"[" * 100_000):
+        for path in ("captions", "pictures", "check"):
+            assert asked.post(f"/aprendiz/{path}", content=body).status_code == 400, (path, body[:20])
+    assert asked.get("/aprendiz/nothing").status_code == 404
+    assert asked.put("/aprendiz/runs").status_code == 405
+
+
+def test_answers_cannot_be_taken_for_a_page(routes: Routes, data: Path) -> None:
+    (data / "b.txt").write_text(SCRIPT, encoding="utf-8")
+    answer = client(routes).post("/aprendiz/pictures", json={"values": {"data": {"path": str(data)}}})
+    assert SCRIPT in answer.text
+    assert answer.headers["content-type"].startswith("application/json") and answer.headers["x-content-type-options"] == "nosniff"
+
+
+# Controls
+
+
+def test_every_setting_is_a_control_and_comes_back_as_it_was() -> None:
+    found = controls.controls()
+    assert {control.where for control in found if not control.method} == {
+        f"{section}.{name}" for section, settings in SECTIONS.items() for name in controls.knobs(settings)}
+    assert len({control.id for control in found}) == len(found)
+    job = Job.read({"data": "pictures", "steps": 10, "learning_rate": "0.005:100, 1e-5", "sample_prompts": ["a fish", "a cat"],
+                    "clip_skip": 2, "zero_terminal_snr": False, "method": {"rank": 8, "alpha": 4.0}, "seed": 2**40})
+    shown = controls.filled(found, job.values())
+    back = controls.job_values("lora", zip(found, shown))
+    assert Job.read(back) == job
+    plain = Job.read({"data": "p"})
+    assert Job.read(controls.job_values("lora", zip(found, controls.filled(found, plain.values())))) == plain
+
+
+def test_what_is_typed_wrong_gets_the_schemas_own_sentence(answers: Answers) -> None:
+    found = [control for control in controls.controls() if control.method in ("", "lora")]
+    shown = dict(zip([control.where for control in found], controls.filled(found, {})))
+    typed = {**shown, "data.path": "x", "training.steps": "many", "optimizer.learning_rate": "fast", "base.clip_skip": "99"}
+    with pytest.raises(ProblemsError) as raised:
+        Job.read(controls.job_values("lora", [(control, typed[control.where]) for control in found]))
+    assert {problem.where for problem in raised.value.problems} == {"training.steps", "optimizer.learning_rate", "base.clip_skip"}
+    answers("page: steps 'many', learning_rate 'fast', clip_skip '99'", raised.value)
+
+
+def test_every_preset_names_settings_there_are_with_values_they_take() -> None:
+    for preset in presets():
+        values: dict[str, Any] = {"data": "p"}
+        known = {control.where for control in controls.controls()}
+        assert set(preset.values) <= known
+        assert Job.read({**values, **preset.values})
+
+
+# The port
+
+
+def test_a_port_in_use_is_told_of_with_the_next_free_one_and_without_port_the_next_is_taken(answers: Answers) -> None:
+    from aprendiz import app
+    with app.open_port(None) as held:
+        taken = held.getsockname()[1]
+        with pytest.raises(RunError) as raised:
+            app.open_port(taken)
+        free = raised.value.problem.fields["free"]
+        assert free > taken and str(free) in str(raised.value)
+        answers("app --port of a server that runs", str(raised.value).replace(str(taken), "7860").replace(str(free), "7861"))
+        with app.open_port(None) as other:
+            assert other.getsockname()[1] > taken
+    with pytest.raises(RunError, match="no port"):
+        app.open_port(70000)
+
+
+def test_the_command_ends_with_one_sentence_where_its_port_is_in_use() -> None:
+    from aprendiz import app
+    with app.open_port(None) as held:
+        command = [sys.executable, "-m", "aprendiz", "app", "--port", str(held.getsockname()[1])]
+        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120, check=False)
+    assert done.returncode == 1 and done.stdout == ""
+    assert "is in use" in done.stderr and len(done.stderr.strip().splitlines()) == 1
