@@ -60,16 +60,20 @@ def walk(base: Mapping[str, Any], loras: Sequence[tuple[str, float]], given: Map
     for prompt in prompts:
         arguments += ["--prompt", prompt]
     _run(arguments, node)
-    return frames(target), target
+    return frames(target, float(given["frames_per_second"])), target
 
 
-def frames(file: Path) -> Any:
-    """The frames of a moving picture as one batch."""
+def frames(file: Path, frames_per_second: float) -> Any:
+    """The frames of a moving picture as one batch; None of a film. Equal ones after each other are stored as one that lasts."""
     from PIL import Image, ImageSequence
     if file.suffix == ".mp4":
         return None
+    found: list[Any] = []
     with Image.open(file) as moving:
-        return pictures.to_tensor([frame.convert("RGB") for frame in ImageSequence.Iterator(moving)])
+        for frame in ImageSequence.Iterator(moving):
+            shown = frame.convert("RGB")
+            found += [shown] * max(1, round(float(frame.info.get("duration", 0)) * frames_per_second / 1000))
+    return pictures.to_tensor(found)
 
 
 def grid(before: Any, after: Any, labels: str, heading: str) -> Any:

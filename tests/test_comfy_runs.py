@@ -235,3 +235,15 @@ def test_a_grid_of_pairs_is_one_picture(folders: Path) -> None:
     import torch
     grid = draw.grid(torch.rand(2, 64, 64, 3), torch.rand(2, 64, 64, 3), "one\ntwo", "Before and after")
     assert grid.shape[0] == 1 and grid.shape[3] == 3 and grid.shape[2] >= 480
+
+
+@pytest.mark.parametrize("suffix", ["webp", "gif"])
+def test_equal_frames_of_a_walk_are_counted_each(suffix: str, tmp_path: Path) -> None:
+    from PIL import Image
+
+    from aprendiz import walk
+    shown = [Image.new("RGB", (32, 32), colour) for colour in ("red", "red", "blue", "blue", "blue")]
+    file = walk.save(shown, tmp_path / f"walk.{suffix}", 12.0)
+    frames = draw.frames(file, 12.0)
+    assert tuple(frames.shape) == (5, 32, 32, 3)
+    assert [float(frame[16, 16, 0]) > 0.5 for frame in frames] == [True, True, False, False, False]

@@ -39,6 +39,7 @@ ENDINGS = (".safetensors", ".pt", ".bin", ".png")
 LARGEST = 64_000_000  # bytes: 75 vectors for the three encoders of SD3 are 2 MB, a picture around them a few
 SIGNS = re.compile(r"[^\w .-]")
 ALONE = "emb_params"
+HARMLESS = ("torch.", "collections.OrderedDict")  # what weights are put together with
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,8 @@ def fit(found: Embedding, family: Family, widths: Sequence[int]) -> list[Tensor]
         raise ModelError("{file} is an embedding for {other}, and the base is {family}. Take one that was made for it, or "
                          "another base.", file=found.file.name, other=recognise.title(found.family), family=family.title,
                          where=str(found.file))
-    raise ModelError("{file} does not fit the base: its vectors have {found} numbers, the base's {wanted}. Take an embedding that "
-                     "was made for this base.", file=found.file.name, found=" + ".join(map(str, shown.values())),
+    raise ModelError("{file} does not fit the base: its vectors have {found} numbers, the base's {wanted}. Take an embedding "
+                     "that was made for this base.", file=found.file.name, found=" + ".join(map(str, shown.values())),
                      wanted=" + ".join(map(str, widths)), where=str(found.file))
 
 
@@ -173,7 +174,8 @@ def _read_pickle(file: Path) -> Any:
             OSError) as error:
         if foreign := _foreign(content):
             raise ModelError("{file} is a pickle that holds more than vectors ({what}), and such files can run code, so it was "
-                             "not opened. Take its .safetensors version.", file=str(file), what=foreign, where=str(file)) from None
+                             "not opened. Take its .safetensors version.", file=str(file), what=foreign,
+                             where=str(file)) from None
         raise _unreadable(file) from error
 
 
@@ -188,7 +190,7 @@ def _foreign(content: bytes) -> str | None:
             for code, told, _ in pickletools.genops(stream):
                 words += [told] if isinstance(told, str) else []
                 called = ".".join(words[-2:]) if code.name == "STACK_GLOBAL" else str(told).replace(" ", ".")
-                if code.name in ("GLOBAL", "INST", "STACK_GLOBAL") and not called.startswith(("torch.", "collections.OrderedDict")):
+                if code.name in ("GLOBAL", "INST", "STACK_GLOBAL") and not called.startswith(HARMLESS):
                     return called
     return None
 

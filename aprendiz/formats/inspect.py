@@ -59,7 +59,7 @@ class Inspection:
 
     shape: which frozen list its network is of, None where it is of none (then hosts are compared by the family's).
     ranks, alphas, dtypes: how often each occurs; modules: by part. sha256: of the file; data_sha256: of its tensors alone
-    (AutoV3).
+    (AutoV3). vectors: of an embedding.
     """
 
     file: Path
@@ -81,13 +81,14 @@ class Inspection:
     triggers: tuple[str, ...] = ()
     job: Mapping[str, Any] | None = None
     hosts: tuple[HostRow, ...] = ()
+    vectors: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
         told: dict[str, Any] = {name: getattr(self, name) for name in (
             "kind", "family", "size", "tensors", "parameters", "dtypes", "sha256", "data_sha256", "metadata", "shape",
             "algorithm", "ranks",
-            "alphas", "modules", "unmatched", "triggers", "job")}
+            "alphas", "modules", "unmatched", "triggers", "job", "vectors")}
         rows = [asdict(row) | {"note": str(row.note) if row.note else None, "whole": row.whole} for row in self.hosts]
         return {"file": str(self.file), **told, "hosts": rows}
 
@@ -97,6 +98,9 @@ class Inspection:
                     size=f"{self.size / 1e6:.1f}", tensors=self.tensors, dtypes=", ".join(sorted(self.dtypes)))]
         if self.kind == "lora":
             told += self._lora_lines(most)
+        if self.kind == "textual_inversion":
+            told.append(say("{count} vectors, called by the file's name: {name}, in ComfyUI embedding:{name}", count=self.vectors,
+                            name=self.file.stem))
         told.append(say("hashes: {short} (whole file, AutoV2), {data} (tensors, AutoV3)", short=self.sha256[:10],
                         data=self.data_sha256[:12]))
         return told
@@ -182,6 +186,9 @@ def inspect(file: Path) -> Inspection:
         "dtypes": dict(Counter(tensor.dtype for tensor in header.tensors.values())), "sha256": container.file_hash(file),
         "data_sha256": container.data_hash(file, header), "metadata": header.metadata, "triggers": trigger_words(header.metadata),
         "job": job_in(header.metadata)}
+    if kind == "textual_inversion":
+        family = recognise.base_family(shapes) or recognise.family_by_metadata(header.metadata)
+        return Inspection(family=family, vectors=max(shape[0] if len(shape) > 1 else 1 for shape in shapes.values()), **common)
     if kind != "lora":
         return Inspection(family=recognise.base_family(shapes), **common)
     family = recognise.lora_family(shapes, header.metadata)

@@ -89,7 +89,7 @@ def share(run: Path, out: Path | None = None, level: str = "public") -> Path:
     make_folder(part)
     try:
         content = planned.weights.read_bytes()
-        hashed = container.hash_fields(content) if planned.found.kind == "lora" else {}
+        hashed = container.hash_fields(content) if planned.found.kind in ("lora", "textual_inversion") else {}
         write_whole(part / planned.weights.name, container.with_metadata(content, {**planned.metadata, **hashed}))
         for name, file in planned.pictures.items():
             write_whole(part / name, clean_picture(file))
@@ -150,7 +150,8 @@ def _public_job(job: dict[str, Any]) -> dict[str, Any]:
 
 def pictures_of(weights: Path) -> dict[str, Path]:
     """The preview and the grid that stand beside the weights, by the names that they get."""
-    found = {f"{weights.stem}.png": weights.with_suffix(".png"), "grid.png": weights.parent / "report" / "grid.png"}
+    previews = {f"{weights.stem}{ending}": weights.with_suffix(ending) for ending in (".png", ".preview.png")}
+    found = {**previews, "grid.png": weights.parent / "report" / "grid.png"}
     return {name: file for name, file in found.items() if file.is_file()}
 
 
@@ -174,7 +175,7 @@ def sidecar_of(found: Inspection, triggers: tuple[str, ...]) -> bytes:
 def card(found: Inspection, triggers: tuple[str, ...], told: Mapping[str, str], pictures: Mapping[str, Path]) -> str:
     """The model card: front matter as diffusers' trainers write it, then how to use the file. The base's place is never told."""
     name, trigger = found.file.stem, ", ".join(triggers)
-    picture = f"{name}.png" if f"{name}.png" in pictures else None
+    picture = next((shown for shown in (f"{name}.png", f"{name}.preview.png") if shown in pictures), None)
     license = told.get("modelspec.license")
     front: list[str] = ["library_name: diffusers", "pipeline_tag: text-to-image", "base_model_relation: adapter"]
     front += [f"license: {_quoted(license)}"] if license else []
@@ -193,6 +194,9 @@ def card(found: Inspection, triggers: tuple[str, ...], told: Mapping[str, str], 
                            "put it into "
                  f"`models/Lora` and write `<lora:{name}:1>` in the prompt.",
                  f'```python\npipeline.load_lora_weights("FOLDER_OR_REPOSITORY", weight_name="{name}.safetensors")\n```']
+    if found.kind == "textual_inversion":
+        body += ["## Use", f"ComfyUI: put the file into `models/embeddings` and write `embedding:{name}` in the prompt. "
+                           f"AUTOMATIC1111 and Forge: put it into `embeddings` and write `{name}`. Its file's name calls it."]
     body += ["![before and after](grid.png)"] if "grid.png" in pictures else []
     body.append("## Base and licence")
     micro = found.metadata.get("ss_sd_model_name") == "micro"

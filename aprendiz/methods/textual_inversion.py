@@ -113,21 +113,10 @@ class TextualInversion(Method):
 
     @classmethod
     def check(cls, job: Job, family: Family, source: Source) -> list[Problem]:
-        settings: TextualInversionSettings = job.method
-        words = dict.fromkeys(word for word in (job.data.trigger, job.output.name) if word)
-        problems = [problem for word in words for problem in word_problems(word)]
-        if settings.continue_from and settings.initial_words:
-            problems.append(Problem("Both initial_words and continue_from are set. Keep one: the vectors can begin from one "
-                                    "thing only.", {}, "method.initial_words"))
-        problems += [Problem("The template '{line}' does not name the word. Write [name] where it belongs.", {"line": line},
-                             "method.own_templates") for line in settings.own_templates if "[name]" not in line]
+        problems = check_word(job, family, source)
         if job.prior.pictures or job.prior.prior_data:
             problems.append(Problem("Prior preservation changes nothing here, because textual inversion leaves the base as it "
                                     "is. Turn it off to save time.", {}, "prior.pictures", warning=True))
-        try:
-            problems += base_problems(job, family, source)
-        except AprendizError as error:
-            problems += error.problems
         return problems
 
     @classmethod
@@ -172,6 +161,23 @@ class TextualInversion(Method):
     @classmethod
     def arguments(cls, file: Path) -> list[str]:
         return ["--embedding", str(file)]
+
+
+def check_word(job: Job, family: Family, source: Source) -> list[Problem]:
+    """What speaks against the word, against what it begins from and against its templates."""
+    settings: TextualInversionSettings = job.method
+    words = dict.fromkeys(word for word in (job.data.trigger, job.output.name) if word)
+    problems = [problem for word in words for problem in word_problems(word)]
+    if settings.continue_from and settings.initial_words:
+        problems.append(Problem("Both initial_words and continue_from are set. Keep one: the vectors can begin from one thing "
+                                "only.", {}, "method.initial_words"))
+    problems += [Problem("The template '{line}' does not name the word. Write [name] where it belongs.", {"line": line},
+                         "method.own_templates") for line in settings.own_templates if "[name]" not in line]
+    try:
+        problems += base_problems(job, family, source)
+    except AprendizError as error:
+        problems += error.problems
+    return problems
 
 
 def word_problems(word: str) -> list[Problem]:
