@@ -1,0 +1,239 @@
+"""The page in a real browser: a person fills it in, starts a real training, steers it, reloads, and gets a finished file.
+
+Pictures of what was seen are kept in tests/artifacts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import BROWSERS
+from PIL import Image, PngImagePlugin
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from aprendiz.micro.pictures import write_pictures
+from aprendiz.run import Run
+
+pytestmark = pytest.mark.page
+
+ROOT = Path(__file__).resolve().parent.parent
+ARTIFACTS = Path(__file__).with_name("artifacts")
+PATIENCE = 240_000  # milliseconds; nothing here is timed, a page that hangs is not to hang the suite
+SCRIPT = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures to teach, and where runs are written."""
+    place = tmp_path_factory.mktemp("page")
+    write_pictures(place / "fish", "fish", count=3)
+    return place
+
+
+@pytest.fixture(scope="module")
+def address(place: Path) -> Iterator[str]:
+    """The standalone page, as a person starts it."""
+    log = open(place / "app.log", "w+", encoding="utf-8")
+    environment = {**os.environ, "APRENDIZ_HOME": str(place / "user"), "GRADIO_ANALYTICS_ENABLED": "False"}
+    command = [sys.executable, "-m", "aprendiz", "app", "--out", str(place / "out"), "--folder", str(place)]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8", env=environment)
+    assert server.stdout is not None
+    said = ""
+    for line in server.stdout:
+        said = line
+        if "http://" in line:
+            break
+    else:
+        log.seek(0)
+        raise AssertionError(log.read())
+    yield said[said.index("http://"):].split()[0]
+    server.terminate()
+    server.wait(60)
+    server.stdout.close()
+    log.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=next(filter(None, map(shutil.which, BROWSERS))), args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Browser, address: str, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """The page, opened; errors of its script fail the test, and what it looked like in the end is kept."""
+    wrong: list[str] = []
+    page = browser.new_page(viewport={"width": 1280, "height": 950}, reduced_motion="reduce")
+    page.set_default_timeout(PATIENCE)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    opened(page, address)
+    yield page
+    keep(page, request.node.name)
+    page.close()
+    assert wrong == []
+
+
+def opened(page: Page, address: str) -> None:
+    page.goto(address)
+    page.locator("#aprendiz-live section").first.wait_for()
+
+
+def keep(page: Page, name: str) -> None:
+    ARTIFACTS.mkdir(exist_ok=True)
+    page.screenshot(path=ARTIFACTS / f"page-{name}.png", full_page=True)
+
+
+def fill(page: Page, setting: str, value: str) -> None:
+    page.locator(f"#aprendiz-{setting} >> css=textarea, input").first.fill(value)
+
+
+def fill_in(page: Page, place: Path, name: str, steps: int) -> None:
+    """A small job: little pictures, few steps."""
+    fill(page, "data-path", str(place / "fish"))
+    fill(page, "data-resolution", "64")
+    fill(page, "training-steps", str(steps))
+    fill(page, "samples-sample-prompts", "a red fish")
+    fill(page, "output-name", name)
+    expect(page.locator("#aprendiz-live figure")).to_have_count(3, timeout=PATIENCE)
+
+
+def panel(page: Page, text: str) -> None:
+    page.locator("aprendiz-run").get_by_text(text).first.wait_for()
+
+
+def press(page: Page, button: str) -> None:
+    page.locator("aprendiz-run").get_by_role("button", name=button, exact=True).click()
+
+
+def test_from_click_to_finished_file_with_pause_reload_stop_and_resume(page: Page, place: Path, address: str) -> None:
+    fill_in(page, place, "swimmer", 30)
+    page.locator("#aprendiz-start").click()
+    press(page, "Pause")  # it is there before the first step, and heard after it
+    panel(page, "Paused; the memory is free.")
+    keep(page, "paused")
+    opened(page, address)  # a reloaded page finds the run by itself
+    panel(page, "Paused; the memory is free.")
+    assert page.locator(".ap-run").count() == 1
+    press(page, "Resume")
+    press(page, "Stop")
+    panel(page, "Stopped after step")
+    run = Run.open(place / "out" / "aprendiz" / "swimmer")
+    stopped = [event for event in run.events() if event["event"] == "stopped"][-1]["step"]
+    assert 0 < stopped < 30
+    press(page, "Go on")
+    panel(page, "Done after 30 steps. The result is swimmer.safetensors.")
+    expect(page.locator(".ap-run")).to_contain_text("finished · step 30 of 30", timeout=PATIENCE)
+    steps = [event["step"] for event in run.events() if event["event"] == "step"]
+    assert steps == list(range(1, 31)) and run.file.stat().st_size > 10_000
+    assert page.locator("aprendiz-run img").count() == 2  # before and after, same prompt and seed
+    link = page.get_by_role("link", name="Download the file")
+    with page.expect_download() as download:
+        link.click()
+    assert Path(download.value.path()).read_bytes() == run.file.read_bytes()
+
+
+def test_what_is_wrong_stands_beside_the_setting_and_the_picture_it_concerns(page: Page, place: Path) -> None:
+    shutil.copytree(place / "fish", place / "trouble")
+    (place / "trouble" / "fish-01.txt").unlink()
+    fill(page, "data-path", str(place / "trouble"))
+    fill(page, "training-steps", "0")
+    fill(page, "optimizer-learning-rate", "fast")
+    page.locator("#aprendiz-start").click()
+    sentence = "training.steps is 0. It must lie between 1 and 10000000."
+    expect(page.locator("#aprendiz-training-steps .ap-problem")).to_have_text(sentence)
+    expect(page.locator("#aprendiz-optimizer-learning-rate .ap-problem")).to_contain_text("Write a number")
+    first = page.locator("#aprendiz-live figure").first
+    expect(first).to_contain_text("fish-01.png has no caption", timeout=PATIENCE)
+    expect(page.locator("#aprendiz-counted")).to_have_text("3 pictures, 2 with a caption, 1 need you")
+    caption = first.get_by_label("Caption of fish-01.png")
+    caption.fill("a blue fish")
+    expect(first).to_contain_text("Saved", timeout=PATIENCE)
+    assert (place / "trouble" / "fish-01.txt").read_text(encoding="utf-8") == "a blue fish\n"
+    fill(page, "training-steps", "5")
+    fill(page, "optimizer-learning-rate", "1e-4")
+    page.locator("#aprendiz-check").click()
+    expect(page.locator("#aprendiz-summary")).to_contain_text("This can be trained.", timeout=PATIENCE)
+    expect(page.locator("#aprendiz-summary")).to_contain_text("Steps: 5")
+    fill(page, "data-path", str(place / "nowhere"))
+    expect(page.locator("#aprendiz-data-path .ap-problem")).to_contain_text("There is no folder", timeout=PATIENCE)
+
+
+def test_script_in_captions_names_and_metadata_stays_text(page: Page, place: Path, address: str) -> None:
+    folder = place / "hostile"
+    folder.mkdir()
+    told = PngImagePlugin.PngInfo()
+    told.add_text("parameters", SCRIPT)
+    name = "<b onclick=x>&amp;.png" if os.name != "nt" else "&amp;.png"
+    Image.new("RGB", (128, 128), "red").save(folder / name, pnginfo=told)
+    (folder / name.replace(".png", ".txt")).write_text(SCRIPT, encoding="utf-8")
+    job = {"method": {"name": SCRIPT}, "base": {"path": SCRIPT}, "data": {"trigger": SCRIPT}}
+    run = place / "out" / "aprendiz" / "hostile"
+    run.mkdir(parents=True)
+    (run / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    events = [{"event": "queued"}, {"event": "message", "text": SCRIPT},
+              {"event": "sample", "step": 0, "file": SCRIPT, "prompt": SCRIPT, "seed": 1, "index": 0},
+              {"event": "failed", "problems": [{"template": SCRIPT.replace("{", ""), "fields": {}, "text": SCRIPT}]}]
+    lines = [json.dumps({"v": 1, "attempt": 1, "time": 1.0, **event}) for event in events]
+    (run / "events.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    opened(page, address)
+    fill(page, "data-path", str(folder))
+    figure = page.locator("#aprendiz-live figure")
+    expect(figure).to_contain_text(name, timeout=PATIENCE)
+    expect(figure.locator("textarea")).to_have_value(SCRIPT)
+    page.locator('[data-run="hostile"] .ap-open').click()
+    expect(page.locator("aprendiz-run")).to_contain_text("onerror", timeout=PATIENCE)
+    page.locator('[data-run="hostile"]').get_by_label("Compare").check()
+    fill(page, "data-trigger", SCRIPT)
+    fill(page, "training-steps", SCRIPT)  # comes back in a problem's sentence
+    page.locator("#aprendiz-start").click()
+    expect(page.locator("#aprendiz-training-steps .ap-problem")).to_contain_text("onerror", timeout=PATIENCE)
+    assert page.title() == "Aprendiz"
+    assert page.locator("#aprendiz b[onclick], #aprendiz img[src=x], #aprendiz script").count() == 0
+    assert page.locator("aprendiz-run img[src=x]").count() == 0
+    shutil.rmtree(run)
+
+
+def test_settings_of_a_run_fill_the_form_and_delete_asks_first(page: Page, place: Path, address: str) -> None:
+    from aprendiz.settings import Job
+    job = Job.read({"data": str(place / "fish"), "steps": 77, "rank": 5, "learning_rate": "0.005:100, 1e-5", "name": "older"})
+    run = Run.create(place / "out", job, "digest")
+    run.attempt = 1
+    run.event("stopped", step=0)
+    opened(page, address)
+    row = page.locator('[data-run="older"]')
+    row.get_by_role("button", name="Use its settings").click()
+    expect(page.locator("#aprendiz-training-steps >> css=textarea, input").first).to_have_value("77", timeout=PATIENCE)
+    expect(page.locator("#aprendiz-lora-rank input")).to_have_value("5")
+    expect(page.locator("#aprendiz-optimizer-learning-rate >> css=textarea, input").first).to_have_value("0.005:100, 1e-5")
+    expect(page.locator("#aprendiz-live figure")).to_have_count(3, timeout=PATIENCE)
+    row.get_by_role("button", name="Delete").click()
+    expect(row).to_contain_text("Delete older and all its files?")
+    row.get_by_role("button", name="Keep it").click()
+    assert run.folder.is_dir()
+    row.get_by_role("button", name="Delete").click()
+    row.get_by_role("button", name="Yes, delete it").click()
+    expect(row).to_have_count(0, timeout=PATIENCE)
+    assert not run.folder.exists()
+
+
+def test_the_page_fits_a_narrow_dark_window_and_every_control_has_a_name(browser: Browser, address: str) -> None:
+    page = browser.new_page(viewport={"width": 420, "height": 900}, color_scheme="dark")
+    page.set_default_timeout(PATIENCE)
+    opened(page, address)
+    page.wait_for_timeout(500)
+    keep(page, "narrow-dark")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 420
+    nameless = page.evaluate("""[...document.querySelectorAll('#aprendiz button, #aprendiz input, #aprendiz textarea')]
+        .filter(e => e.offsetParent && !(e.labels?.length || e.getAttribute('aria-label') || e.textContent.trim() || e.title))
+        .map(e => e.outerHTML)""")
+    assert nameless == []
+    page.close()
