@@ -12,7 +12,7 @@ from aprendiz.settings import Job
 from aprendiz.train import train
 
 QUICK = {"method": "lora", "steps": 4, "batch_size": 2, "sampler_steps": 2, "sample_prompts": ["a fish"], "learning_rate": 1e-3, "name": "taught"}
-SMALL = {"lora": {"rank": 4}}  # what makes a method quick
+SMALL = {"lora": {"rank": 4}, "pivotal": {"rank": 4}}  # what makes a method quick
 
 
 def pictures(folder: Path, count: int = 4, size: tuple[int, int] = (128, 128)) -> Path:
