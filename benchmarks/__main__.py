@@ -90,7 +90,8 @@ def measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
             rows["example"] = compare(*alternate(both, alike, asked.pairs, folder, asked.threads))
             tell(name, "diffusers' own example against the textbook that encodes", rows["example"])
     told["first_step"] = startup.measure(folder, asked.threads)
-    print("from command to first step on micro: {seconds} s ({processor_seconds} s of the processor)".format(**told["first_step"]))
+    first = told["first_step"]
+    print(f"from command to first step on micro: {first['seconds']} s ({first['processor_seconds']} s of the processor)")
     return told
 
 
@@ -105,15 +106,15 @@ def tell(name: str, other: str, row: dict[str, Any]) -> None:
     """One comparison as a line."""
     rates, memory = row["steps_per_second"], row["peak_own_mib"]
     share = f", step {row['step_share_of_loop']:.1%} of the loop" if row["step_share_of_loop"] else ""
-    print(f"{name:9} {other}: {row['times_as_fast']:.2f} times as fast ({row['times_as_fast_by_processor_time']:.2f} by processor "
-          f"time; {rates[0]:.3g} against {rates[1]:.3g} steps/s), {memory[0]} against {memory[1]} MiB{share}", flush=True)
+    print(f"{name:9} {other}: {row['times_as_fast']:.2f} times as fast ({row['times_as_fast_by_processor_time']:.2f} by "
+          f"processor time; {rates[0]:.3g} against {rates[1]:.3g} steps/s), {memory[0]} against {memory[1]} MiB{share}", flush=True)
 
 
 def table(told: dict[str, Any]) -> str:
     """The figures as a page."""
     lines = [f"# Our loop beside textbook loops\n\n{told['machine']}; medians of {told['pairs']} alternating pairs.\n",
-             "Pairs of numbers are ours / theirs. Memory is in MiB, the most while training: all that is resident, and the process's",
-             "own without mapped files.\n",
+             "Pairs of numbers are ours / theirs. Memory is in MiB, the most while training: all that is resident, and the",
+             "process's own without mapped files.\n",
              "| case | beside | times as fast | by processor time | steps/s | resident | own | the step's share of our loop |",
              "|---|---|---|---|---|---|---|---|"]
     for name, rows in told["cases"].items():
@@ -127,8 +128,8 @@ def table(told: dict[str, Any]) -> str:
             lines.append(f"| {name} | {who} | {row['times_as_fast']:.2f} | {row['times_as_fast_by_processor_time']:.2f} "
                          f"| {pairs[0]} | {pairs[1]} | {pairs[2]} | {share} |")
     first = told["first_step"]
-    lines.append(f"\nFrom command to first step on micro, caches warm, {first['threads']} thread(s): {first['seconds']} s by the clock, "
-                 f"{first['processor_seconds']} s of the processor.\n")
+    lines.append(f"\nFrom command to first step on micro, caches warm, {first['threads']} thread(s): {first['seconds']} s by the "
+                 f"clock, {first['processor_seconds']} s of the processor.\n")
     return "\n".join(lines)
 
 
