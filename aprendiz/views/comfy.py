@@ -19,7 +19,7 @@ LARGEST = 2**53 - 1  # JavaScript counts exactly up to here
 LONG = ("sample_prompts", "prompts", "negative_prompt", "caption")  # texts that want room
 
 
-def text(template: str) -> str:
+def word(template: str) -> str:
     """An English text for people; the collector of translations finds it by this call."""
     return Problem(template).template
 

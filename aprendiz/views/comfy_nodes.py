@@ -12,7 +12,7 @@ from functools import cache
 from .. import registry
 from ..settings import SECTIONS, BaseSettings, DataSettings, SampleSettings
 from ..texts import translations
-from .comfy import LARGEST, Input, inputs, only, section_inputs, text
+from .comfy import LARGEST, Input, inputs, only, section_inputs, word
 
 BASE, DATASET, OPTIONS, LORAS = "APRENDIZ_BASE", "APRENDIZ_DATASET", "APRENDIZ_DATASET_OPTIONS", "APRENDIZ_LORAS"
 WAIT, BACKGROUND = "wait", "background"
@@ -68,47 +68,47 @@ def _socket(id: str, kind: str, tooltip: str, optional: bool = False) -> Input:
 
 
 def _elsewhere() -> Input:
-    return Input(id="elsewhere", kind="STRING", default="", advanced=True, tooltip=text(
+    return Input(id="elsewhere", kind="STRING", default="", advanced=True, tooltip=word(
         "A file or folder outside the lists, by its full path; it takes the place of what is chosen above."))
 
 
 def _sources() -> Iterator[Node]:
     """What is taught, and from what."""
-    base = (Output("base_model", BASE, text("The model to teach, or to draw with.")),)
+    base = (Output("base_model", BASE, word("The model to teach, or to draw with.")),)
     own = section_inputs("base", ("path",))
-    yield Node(id="AprendizBase", title=text("Base model"), category="Aprendiz", outputs=base,
-               about=text("Chooses the model that is taught: the small one that is built in, a checkpoint, or a diffusers "
+    yield Node(id="AprendizBase", title=word("Base model"), category="Aprendiz", outputs=base,
+               about=word("Chooses the model that is taught: the small one that is built in, a checkpoint, or a diffusers "
                           "folder. It is not loaded here: the training opens it in a process of its own."),
                inputs=(*only(BaseSettings, "base", ("path",)), _elsewhere(), *own))
-    yield Node(id="AprendizLoadMicro", title=text("Load micro"), category="Aprendiz",
-               about=text("The small model that is built in, for the host's own nodes: it draws simple shapes at 128 pixels in a "
+    yield Node(id="AprendizLoadMicro", title=word("Load micro"), category="Aprendiz",
+               about=word("The small model that is built in, for the host's own nodes: it draws simple shapes at 128 pixels in a "
                           "second, needs no download, and everything can be tried with it."),
                inputs=(),
-               outputs=(Output("model", "MODEL", text("Its network.")), Output("clip", "CLIP", text("Its text encoder.")),
-                        Output("vae", "VAE", text("Its VAE.")), *base))
-    said = (Output("dataset", DATASET, text("The pictures, for a training node.")),
-            Output("pictures", "IMAGE", text("The pictures as they are seen, small.")),
-            Output("report", "STRING", text("What was found, and what is wrong with it.")),
-            Output("count", "INT", text("How many pictures there are.")))
-    options = _socket("options", OPTIONS, text("More about the pictures, from a Dataset options node."), optional=True)
+               outputs=(Output("model", "MODEL", word("Its network.")), Output("clip", "CLIP", word("Its text encoder.")),
+                        Output("vae", "VAE", word("Its VAE.")), *base))
+    said = (Output("dataset", DATASET, word("The pictures, for a training node.")),
+            Output("pictures", "IMAGE", word("The pictures as they are seen, small.")),
+            Output("report", "STRING", word("What was found, and what is wrong with it.")),
+            Output("count", "INT", word("How many pictures there are.")))
+    options = _socket("options", OPTIONS, word("More about the pictures, from a Dataset options node."), optional=True)
     rest = ("trigger", "resolution", "class_word")
-    yield Node(id="AprendizDatasetFolder", title=text("Dataset from folder"), category="Aprendiz", ends=True, outputs=said,
-               about=text("A folder of pictures with a caption beside each (name.txt). Everything that is wrong with it is told "
+    yield Node(id="AprendizDatasetFolder", title=word("Dataset from folder"), category="Aprendiz", ends=True, outputs=said,
+               about=word("A folder of pictures with a caption beside each (name.txt). Everything that is wrong with it is told "
                           "at once."),
                inputs=(replace(only(DataSettings, "data", ("path",))[0], id="folder"), *only(DataSettings, "data", rest),
                        options))
-    yield Node(id="AprendizDatasetImages", title=text("Dataset from images"), category="Aprendiz", ends=True, outputs=said,
-               about=text("Pictures that come from the graph, with a caption for each. They are written into the run's own "
+    yield Node(id="AprendizDatasetImages", title=word("Dataset from images"), category="Aprendiz", ends=True, outputs=said,
+               about=word("Pictures that come from the graph, with a caption for each. They are written into the run's own "
                           "folders, so that the training can read them."),
-               inputs=(_socket("images", "IMAGE", text("The pictures to learn from.")),
+               inputs=(_socket("images", "IMAGE", word("The pictures to learn from.")),
                        Input(id="captions", kind="STRING", default="", multiline=True,
-                             tooltip=text("One caption a line, in the order of the pictures; a single line is for all of them.")),
+                             tooltip=word("One caption a line, in the order of the pictures; a single line is for all of them.")),
                        *only(DataSettings, "data", rest), options))
-    yield Node(id="AprendizDatasetOptions", title=text("Dataset options"), category="Aprendiz",
-               about=text("How pictures are cropped, mirrored, repeated and captioned. What is not changed here has its "
+    yield Node(id="AprendizDatasetOptions", title=word("Dataset options"), category="Aprendiz",
+               about=word("How pictures are cropped, mirrored, repeated and captioned. What is not changed here has its "
                           "default."),
                inputs=tuple(replace(one, advanced=False) for one in inputs(DataSettings, "data", HERE)),
-               outputs=(Output("options", OPTIONS, text("For a dataset node.")),))
+               outputs=(Output("options", OPTIONS, word("For a dataset node.")),))
 
 
 def _training() -> Iterator[Node]:
@@ -121,23 +121,23 @@ def _training() -> Iterator[Node]:
         ordered = [*(one for one in settings if not one.advanced), *(one for one in settings if one.advanced)]
         lora = name == "lora"
         yield Node(
-            id=node_id(name), title=text("Train {method}"), named=method.title, category="Aprendiz", ends=True, method=name,
-            about=text("Teaches the base what the pictures show, in a process of its own. Interrupting stops it with everything "
+            id=node_id(name), title=word("Train {method}"), named=method.title, category="Aprendiz", ends=True, method=name,
+            about=word("Teaches the base what the pictures show, in a process of its own. Interrupting stops it with everything "
                        "saved; queueing the same graph again goes on from there."),
-            inputs=(_socket("base", BASE, text("The model to teach.")),
-                    _socket("dataset", DATASET, text("The pictures to learn from.")),
-                    _socket("model", "MODEL", text("Where what was learned is applied, for drawing in the same graph."), True),
-                    _socket("clip", "CLIP", text("Where what was learned of words is applied."), True),
-                    Input(id="when", kind="COMBO", choices=(WAIT, BACKGROUND), default=WAIT, tooltip=text(
+            inputs=(_socket("base", BASE, word("The model to teach.")),
+                    _socket("dataset", DATASET, word("The pictures to learn from.")),
+                    _socket("model", "MODEL", word("Where what was learned is applied, for drawing in the same graph."), True),
+                    _socket("clip", "CLIP", word("Where what was learned of words is applied."), True),
+                    Input(id="when", kind="COMBO", choices=(WAIT, BACKGROUND), default=WAIT, tooltip=word(
                         "Wait: the graph goes on when the training has finished. Background: the queue stays free; queue again "
                         "afterwards for the result.")),
                     *ordered),
-            outputs=(Output("file", "*", text("Name of the file that was learned, ready for a loader.")),
-                     *((Output("lora", "LORA_MODEL", text("The LoRA's weights, for Save LoRA Weights.")),) if lora else ()),
-                     Output("losses", "LOSS_MAP", text("The loss of each step, for Plot Loss Graph.")),
-                     Output("samples", "IMAGE", text("The last sample pictures.")),
-                     Output("tuned_model", "MODEL", text("The model with what was learned.")),
-                     Output("tuned_clip", "CLIP", text("The text encoder with what was learned."))))
+            outputs=(Output("file", "*", word("Name of the file that was learned, ready for a loader.")),
+                     *((Output("lora", "LORA_MODEL", word("The LoRA's weights, for Save LoRA Weights.")),) if lora else ()),
+                     Output("losses", "LOSS_MAP", word("The loss of each step, for Plot Loss Graph.")),
+                     Output("samples", "IMAGE", word("The last sample pictures.")),
+                     Output("tuned_model", "MODEL", word("The model with what was learned.")),
+                     Output("tuned_clip", "CLIP", word("The text encoder with what was learned."))))
 
 
 def _request() -> list[Input]:
@@ -145,60 +145,60 @@ def _request() -> list[Input]:
     drawn = only(SampleSettings, "samples", ("negative_prompt", "sampler", "sampler_steps", "guidance"))
     return [*(replace(one, section="", setting="", settings=None, advanced=False) for one in drawn),
             Input(id="width", kind="INT", default=0, min=0, max=8192, step=8,
-                  tooltip=text("Width in pixels, a multiple of 8. 0: the base's own.")),
+                  tooltip=word("Width in pixels, a multiple of 8. 0: the base's own.")),
             Input(id="height", kind="INT", default=0, min=0, max=8192, step=8,
-                  tooltip=text("Height in pixels, a multiple of 8. 0: the base's own."))]
+                  tooltip=word("Height in pixels, a multiple of 8. 0: the base's own."))]
 
 
 def _drawing() -> Iterator[Node]:
     """Drawing with any base, and looking at what came of it."""
-    base = _socket("base", BASE, text("The model to draw with."))
-    stack = _socket("loras", LORAS, text("LoRAs to draw with, from a LoRA stack node."), optional=True)
-    yield Node(id="AprendizLoraStack", title=text("LoRA stack"), category="Aprendiz",
-               about=text("A LoRA and its weight, for Generate and Latent walk; several are chained."),
-               inputs=(_socket("file", "*", text("Name of a LoRA from a training node, in place of the list."), True),
-                       Input(id="lora", kind="COMBO", choices="loras", default="", tooltip=text("The LoRA.")),
-                       Input(id="weight", kind="FLOAT", default=1.0, min=-10, max=10, step=0.05, tooltip=text(
+    base = _socket("base", BASE, word("The model to draw with."))
+    stack = _socket("loras", LORAS, word("LoRAs to draw with, from a LoRA stack node."), optional=True)
+    yield Node(id="AprendizLoraStack", title=word("LoRA stack"), category="Aprendiz",
+               about=word("A LoRA and its weight, for Generate and Latent walk; several are chained."),
+               inputs=(_socket("file", "*", word("Name of a LoRA from a training node, in place of the list."), True),
+                       Input(id="lora", kind="COMBO", choices="loras", default="", tooltip=word("The LoRA.")),
+                       Input(id="weight", kind="FLOAT", default=1.0, min=-10, max=10, step=0.05, tooltip=word(
                            "How much it counts: 0 not at all, 1 fully.")), stack),
-               outputs=(Output("stack", LORAS, text("For Generate, Latent walk or the next LoRA stack.")),))
-    yield Node(id="AprendizGenerate", title=text("Generate"), category="Aprendiz",
-               about=text("Draws with any base that can be taught, diffusers folders and micro included, as the samples of a "
+               outputs=(Output("stack", LORAS, word("For Generate, Latent walk or the next LoRA stack.")),))
+    yield Node(id="AprendizGenerate", title=word("Generate"), category="Aprendiz",
+               about=word("Draws with any base that can be taught, diffusers folders and micro included, as the samples of a "
                           "training are drawn."),
-               inputs=(base, stack, _socket("image", "IMAGE", text("A picture to start from."), True),
-                       _socket("mask", "MASK", text("White where that picture may change."), True),
-                       Input(id="prompt", kind="STRING", default="", multiline=True, tooltip=text("What to draw.")),
-                       Input(id="seed", kind="INT", default=0, min=0, max=LARGEST, control=True, tooltip=text(
+               inputs=(base, stack, _socket("image", "IMAGE", word("A picture to start from."), True),
+                       _socket("mask", "MASK", word("White where that picture may change."), True),
+                       Input(id="prompt", kind="STRING", default="", multiline=True, tooltip=word("What to draw.")),
+                       Input(id="seed", kind="INT", default=0, min=0, max=LARGEST, control=True, tooltip=word(
                            "The pictures' noise follows from it; several pictures count up.")),
-                       Input(id="count", kind="INT", default=1, min=1, max=64, tooltip=text("How many pictures.")),
+                       Input(id="count", kind="INT", default=1, min=1, max=64, tooltip=word("How many pictures.")),
                        *_request(),
-                       Input(id="strength", kind="FLOAT", default=0.75, min=0, max=1, step=0.01, tooltip=text(
+                       Input(id="strength", kind="FLOAT", default=0.75, min=0, max=1, step=0.01, tooltip=word(
                            "How much of the given picture is redone: 0 leaves it, 1 keeps little of it."))),
-               outputs=(Output("images", "IMAGE", text("The pictures.")),))
-    yield Node(id="AprendizWalk", title=text("Latent walk"), category="Aprendiz", ends=True,
-               about=text("A moving picture that goes from prompt to prompt and from seed to seed."),
+               outputs=(Output("images", "IMAGE", word("The pictures.")),))
+    yield Node(id="AprendizWalk", title=word("Latent walk"), category="Aprendiz", ends=True,
+               about=word("A moving picture that goes from prompt to prompt and from seed to seed."),
                inputs=(base, stack,
                        Input(id="prompts", kind="STRING", default="", multiline=True,
-                             tooltip=text("The prompts to go through, one a line.")),
+                             tooltip=word("The prompts to go through, one a line.")),
                        Input(id="seeds", kind="STRING", default="0",
-                             tooltip=text("The noise of each stop: whole numbers, with commas.")),
+                             tooltip=word("The noise of each stop: whole numbers, with commas.")),
                        Input(id="frames", kind="INT", default=24, min=2, max=10000,
-                             tooltip=text("How many frames there are in all.")),
+                             tooltip=word("How many frames there are in all.")),
                        Input(id="frames_per_second", kind="FLOAT", default=12.0, min=0.5, max=60, step=0.5,
-                             tooltip=text("How fast it plays.")),
+                             tooltip=word("How fast it plays.")),
                        Input(id="format", kind="COMBO", choices=("webp", "gif", "mp4"), default="webp",
-                             tooltip=text("The file that is written into the output folder.")), *_request()),
-               outputs=(Output("pictures", "IMAGE", text("The frames, in order.")),))
-    yield Node(id="AprendizGrid", title=text("Before/after grid"), category="Aprendiz",
-               about=text("Pairs of pictures side by side with their labels: the base and what it has learned, same prompts and "
+                             tooltip=word("The file that is written into the output folder.")), *_request()),
+               outputs=(Output("pictures", "IMAGE", word("The frames, in order.")),))
+    yield Node(id="AprendizGrid", title=word("Before/after grid"), category="Aprendiz",
+               about=word("Pairs of pictures side by side with their labels: the base and what it has learned, same prompts and "
                           "seeds."),
-               inputs=(_socket("before", "IMAGE", text("Pictures of the base.")),
-                       _socket("after", "IMAGE", text("Pictures after training, in the same order.")),
+               inputs=(_socket("before", "IMAGE", word("Pictures of the base.")),
+                       _socket("after", "IMAGE", word("Pictures after training, in the same order.")),
                        Input(id="labels", kind="STRING", default="", multiline=True,
-                             tooltip=text("A label for each pair, one a line.")),
-                       Input(id="heading", kind="STRING", default="", tooltip=text("What stands above it all."))),
-               outputs=(Output("grid", "IMAGE", text("The grid.")),))
-    yield Node(id="AprendizInspect", title=text("Inspect file"), category="Aprendiz", ends=True,
-               about=text("What a file of weights is, and how much of it each program loads."),
-               inputs=(_socket("file", "*", text("Name of a LoRA from a training node, in place of the list."), True),
-                       Input(id="lora", kind="COMBO", choices="loras", default="", tooltip=text("The LoRA.")), _elsewhere()),
-               outputs=(Output("report", "STRING", text("The table as text.")),))
+                             tooltip=word("A label for each pair, one a line.")),
+                       Input(id="heading", kind="STRING", default="", tooltip=word("What stands above it all."))),
+               outputs=(Output("grid", "IMAGE", word("The grid.")),))
+    yield Node(id="AprendizInspect", title=word("Inspect file"), category="Aprendiz", ends=True,
+               about=word("What a file of weights is, and how much of it each program loads."),
+               inputs=(_socket("file", "*", word("Name of a LoRA from a training node, in place of the list."), True),
+                       Input(id="lora", kind="COMBO", choices="loras", default="", tooltip=word("The LoRA.")), _elsewhere()),
+               outputs=(Output("report", "STRING", word("The table as text.")),))

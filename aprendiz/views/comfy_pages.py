@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from ..texts import LANGUAGES, translations
-from .comfy import Input, text
+from .comfy import Input, word
 from .comfy_nodes import BASE, DATASET, LORAS, OPTIONS, Node, nodes
 from .panel import SETTINGS, TEXTS
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = {BASE: "base", DATASET: "dataset", OPTIONS: "dataset options", LORAS: "LoRAs", "*": "name"}
-HEADS = {"inputs": text("Inputs"), "outputs": text("Outputs"), "name": text("Name"), "takes": text("Takes"),
-         "does": text("What it is")}
+HEADS = {"inputs": word("Inputs"), "outputs": word("Outputs"), "name": word("Name"), "takes": word("Takes"),
+         "does": word("What it is")}
 
 
 def files() -> Iterator[tuple[Path, str]]:

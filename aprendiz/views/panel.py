@@ -7,57 +7,57 @@ from pathlib import Path
 from typing import Any
 
 from ..texts import say, translations
-from .comfy import text
+from .comfy import word
 
 SCRIPT = Path(__file__).with_name("panel.js")
 
 # Beside the nodes: what is wrong with what a node was given.
-NO_FOLDER = text("No folder was named. Write the full path of a folder of pictures into 'folder'.")
-CAPTION_COUNT = text("There are {pictures} pictures and {captions} captions. Write one caption a line for each, or a single "
+NO_FOLDER = word("No folder was named. Write the full path of a folder of pictures into 'folder'.")
+CAPTION_COUNT = word("There are {pictures} pictures and {captions} captions. Write one caption a line for each, or a single "
                      "one for all.")
-NO_LORA = text("There is no LoRA '{name}'. Choose one from the list, or connect 'file' of a training node.")
-NO_PROMPT = text("No prompt was given. Write one a line into 'prompts'.")
-UNEVEN = text("There are {before} pictures before and {after} after. Connect as many of each.")
-NO_DIFFUSERS = text("diffusers is missing or broken ({reason}), and the built-in model needs it. `python -m aprendiz doctor` "
+NO_LORA = word("There is no LoRA '{name}'. Choose one from the list, or connect 'file' of a training node.")
+NO_PROMPT = word("No prompt was given. Write one a line into 'prompts'.")
+UNEVEN = word("There are {before} pictures before and {after} after. Connect as many of each.")
+NO_DIFFUSERS = word("diffusers is missing or broken ({reason}), and the built-in model needs it. `python -m aprendiz doctor` "
                     "says how to install it.")
 
 # Keys are what the scripts ask for. {fields} are filled in there.
 TEXTS: dict[str, str] = {
-    "queued": text("queued"), "running": text("running"), "paused": text("paused"), "stopped": text("stopped"),
-    "finished": text("finished"), "failed": text("failed"), "dead": text("dead"),
-    "pause": text("Pause"), "resume": text("Resume"), "sample": text("Sample now"), "save": text("Save now"),
-    "stop": text("Stop"),
-    "stop_hint": text("Finishes the step and saves; it can go on later."), "start": text("Go on"), "open": text("Open folder"),
-    "node": text("Make a node from these settings"), "settings": text("Settings"), "more": text("Messages"),
-    "step": text("step {step} of {steps}"), "speed": text("{speed} steps/s"), "left": text("{time} left"),
-    "memory": text("{memory} GB, peak {peak}"), "loss": text("Loss"), "learned": text("What it learned"),
-    "mark": text("The upright mark is the base model, same prompts and seeds."), "was": text("was {value}"),
-    "subject": text("The subject"), "prompt": text("Follows the prompt"), "kept": text("Other pictures kept"),
-    "before": text("before"), "at_step": text("step {step}"), "best": text("best"), "shown_step": text("Step shown"),
-    "validation": text("validation {loss}"), "chart": text("Loss from {first} to {last} at step {step}"),
-    "say_queued": text("Waiting for its turn: {ahead} before this one."), "say_starting": text("Starting"),
-    "say_checking": text("Checking the pictures"), "say_pictures": text("Encoding pictures {done} of {total}"),
-    "say_captions": text("Encoding captions {done} of {total}"),
-    "say_prior": text("Drawing the base's own pictures {done} of {total}"),
-    "say_first": text("Everything is ready; the first step is being taken."),
-    "say_falling": text("The loss is still falling: {before} to {after} over the last steps."),
-    "say_flat": text("The loss has hardly moved over the last steps. You can stop here or let it finish; look at the pictures."),
-    "say_validation": text("Step {step} has the lowest loss on the pictures kept apart so far, {loss}."),
-    "say_worse": text("The loss on the pictures kept apart has not fallen since step {step}: that state may be the best one."),
-    "say_paused": text("Paused; the memory is free. Resume goes on from step {step}."),
-    "say_stopped": text("Stopped after step {step}, and saved. Go on takes it up from there."),
-    "say_dead": text("Its worker ended without a word. Go on takes it up from the last saved state."),
-    "say_finished": text("Done after {step} steps. The result is {file}."),
-    "runs": text("Runs"), "no_runs": text("There are no runs yet. A training node makes one."),
-    "back": text("All runs"), "toast_finished": text("{name} has finished."), "toast_failed": text("{name} failed."),
-    "toast_stopped": text("{name} was stopped and saved."), "lost": text("The host does not answer."),
-    "fold": text("Fewer settings"), "unfold": text("All settings"), "show_runs": text("Show the runs"),
-    "stop_all": text("Stop the run that is training"), "compare": text("Compare"),
+    "queued": word("queued"), "running": word("running"), "paused": word("paused"), "stopped": word("stopped"),
+    "finished": word("finished"), "failed": word("failed"), "dead": word("dead"),
+    "pause": word("Pause"), "resume": word("Resume"), "sample": word("Sample now"), "save": word("Save now"),
+    "stop": word("Stop"),
+    "stop_hint": word("Finishes the step and saves; it can go on later."), "start": word("Go on"), "open": word("Open folder"),
+    "node": word("Make a node from these settings"), "settings": word("Settings"), "more": word("Messages"),
+    "step": word("step {step} of {steps}"), "speed": word("{speed} steps/s"), "left": word("{time} left"),
+    "memory": word("{memory} GB, peak {peak}"), "loss": word("Loss"), "learned": word("What it learned"),
+    "mark": word("The upright mark is the base model, same prompts and seeds."), "was": word("was {value}"),
+    "subject": word("The subject"), "prompt": word("Follows the prompt"), "kept": word("Other pictures kept"),
+    "before": word("before"), "at_step": word("step {step}"), "best": word("best"), "shown_step": word("Step shown"),
+    "validation": word("validation {loss}"), "chart": word("Loss from {first} to {last} at step {step}"),
+    "say_queued": word("Waiting for its turn: {ahead} before this one."), "say_starting": word("Starting"),
+    "say_checking": word("Checking the pictures"), "say_pictures": word("Encoding pictures {done} of {total}"),
+    "say_captions": word("Encoding captions {done} of {total}"),
+    "say_prior": word("Drawing the base's own pictures {done} of {total}"),
+    "say_first": word("Everything is ready; the first step is being taken."),
+    "say_falling": word("The loss is still falling: {before} to {after} over the last steps."),
+    "say_flat": word("The loss has hardly moved over the last steps. You can stop here or let it finish; look at the pictures."),
+    "say_validation": word("Step {step} has the lowest loss on the pictures kept apart so far, {loss}."),
+    "say_worse": word("The loss on the pictures kept apart has not fallen since step {step}: that state may be the best one."),
+    "say_paused": word("Paused; the memory is free. Resume goes on from step {step}."),
+    "say_stopped": word("Stopped after step {step}, and saved. Go on takes it up from there."),
+    "say_dead": word("Its worker ended without a word. Go on takes it up from the last saved state."),
+    "say_finished": word("Done after {step} steps. The result is {file}."),
+    "runs": word("Runs"), "no_runs": word("There are no runs yet. A training node makes one."),
+    "back": word("All runs"), "toast_finished": word("{name} has finished."), "toast_failed": word("{name} failed."),
+    "toast_stopped": word("{name} was stopped and saved."), "lost": word("The host does not answer."),
+    "fold": word("Fewer settings"), "unfold": word("All settings"), "show_runs": word("Show the runs"),
+    "stop_all": word("Stop the run that is training"), "compare": word("Compare"),
 }
 SETTINGS: dict[str, str] = {
-    "aprendiz.sampleEverySteps": text("Draw sample pictures every so many steps in new training nodes (0: never)"),
-    "aprendiz.keepRunning": text("New training nodes go on when ComfyUI closes"),
-    "aprendiz.toasts": text("Tell when a run ends"),
+    "aprendiz.sampleEverySteps": word("Draw sample pictures every so many steps in new training nodes (0: never)"),
+    "aprendiz.keepRunning": word("New training nodes go on when ComfyUI closes"),
+    "aprendiz.toasts": word("Tell when a run ends"),
 }
 
 
