@@ -153,7 +153,8 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
     app.add_argument("--port", metavar="N", help=say("Where it is served. [the first free one from 7860 on]"))
     app.add_argument("--out", type=Path, default=Path("output"), metavar="FOLDER", help=say("Where runs are written. [output]"))
     app.add_argument("--folder", type=Path, action="append", default=[], metavar="FOLDER",
-                     help=say("A folder that the page may open, beside your home and the current one; may be given several times."))
+                     help=say("A folder that the page may open, beside your home and the current one; may be given "
+                              "several times."))
     return parser, parts
 
 

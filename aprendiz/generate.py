@@ -150,7 +150,8 @@ def size_of(base: Base, request: Request) -> tuple[int, int]:
     if request.image is not None and request.width is None and request.height is None:
         width, height = request.image.size
         scale = min(1.0, own / math.sqrt(width * height))
-        return tuple(max(SIZE_STEP, round(side * scale / SIZE_STEP) * SIZE_STEP) for side in (width, height))  # type: ignore[return-value]
+        return tuple(max(SIZE_STEP, round(side * scale / SIZE_STEP) * SIZE_STEP)
+                     for side in (width, height))  # type: ignore[return-value]
     return request.width or own, request.height or own
 
 
@@ -200,7 +201,8 @@ def with_loras(base: Base, files: Sequence[tuple[Path, float]]) -> Iterator[list
         yield [applied for _, applied in opened]
 
 
-def parameters(base: Base, request: Request, loras: Sequence[AppliedLora] = (), words: Sequence[Embedding] = ()) -> png.Parameters:
+def parameters(base: Base, request: Request, loras: Sequence[AppliedLora] = (),
+               words: Sequence[Embedding] = ()) -> png.Parameters:
     """What a picture was made from, as AUTOMATIC1111 names it; its LoRAs stand in the prompt, as they are typed there."""
     width, height = size_of(base, request)
     sampler, schedule = samplers.title(base, request.sampler)

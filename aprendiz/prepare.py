@@ -1,7 +1,7 @@
 """From a job to everything that the loop needs: the base opened, pictures checked and encoded, the method attached.
 
-Order matters here. Everything that can be wrong is found before anything heavy loads; encoders are on the device while they encode and leave
-it afterwards; the network comes last.
+Order matters here. Everything that can be wrong is found before anything heavy loads; encoders are on the device while they
+encode and leave it afterwards; the network comes last.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ def check(job: Job, output: Any) -> Checked:
         if recipe is not None:
             found.problems += maps.check(found.dataset.pictures, recipe)
         found.report = preflight(job, found.dataset, output=output, resolution=resolution(job, found.source, found.family),
-                                 bucket_step=bucket_step(job, found.family), facts=Facts(count_tokens=token_counter(job, found.family)))
+                                 bucket_step=bucket_step(job, found.family),
+                                 facts=Facts(count_tokens=token_counter(job, found.family)))
         found.problems += found.report.problems
 
     def prior() -> None:
@@ -138,7 +139,8 @@ def fits(job: Job, family: Family, source: Source) -> list[Problem]:
     method = registry.methods()[job.method_name]
     lacking = method.needs - family.offers
     if lacking:
-        return [Problem("{method} cannot be taught to {family}, which has no {parts}. `python -m aprendiz families` tells what each offers.",
+        return [Problem("{method} cannot be taught to {family}, which has no {parts}. `python -m aprendiz families` tells what "
+                        "each offers.",
                         {"method": method.title, "family": family.title, "parts": ", ".join(sorted(lacking))}, "method.name")]
     return method.check(job, family, source)
 
@@ -146,7 +148,8 @@ def fits(job: Job, family: Family, source: Source) -> list[Problem]:
 def told(job: Job, dataset: Dataset) -> Dataset:
     """The pictures with what the method says of them."""
     method = registry.methods()[job.method_name]
-    return replace(dataset, pictures=tuple(replace(picture, captions=method.captions(job, picture)) for picture in dataset.pictures))
+    return replace(dataset, pictures=tuple(replace(picture, captions=method.captions(job, picture))
+                                           for picture in dataset.pictures))
 
 
 def resolution(job: Job, source: Source | None, family: Family | None) -> int:
@@ -186,7 +189,8 @@ def prepare(job: Job, run: Run, checked: Checked, processes: Processes) -> Lesso
     method = registry.methods()[job.method_name](base, job)
     cuts, texts, offered = lay_out(job, draws, [taught, kept_apart, beside])
     readers = [] if method.trains_text_encoder else [name for name in base.parts() if name.startswith("text_encoder")]
-    states = placing.encoded(base, readers, device, run, lambda: encode_states(base, texts, job, cache, run, method.trains_text_encoder))
+    states = placing.encoded(base, readers, device, run, lambda: encode_states(base, texts, job, cache, run,
+                                                                               method.trains_text_encoder))
     live = job.data.crop == "random" and job.data.crop_variants == 0
     encoded = None if live else placing.encoded(base, ["vae"], device, run, lambda: encode_cuts(
         base, cuts, job.data, cache, lambda done, of: run.event("caching", what="pictures", done=done, total=of)))
@@ -199,7 +203,8 @@ def prepare(job: Job, run: Run, checked: Checked, processes: Processes) -> Lesso
     work = work_of(Work(job, base, method, device, live=live), offered, processes, states, encoded)
     fitted = memory.fit(work, run, processes)
     place(base, device, encoders=live or method.trains_text_encoder or device.type == "cpu", network=True)
-    store = Store(base, cuts, encoded, states, texts.index(""), method.trains_text_encoder, live_encoder(base, job) if live else None, shown)
+    store = Store(base, cuts, encoded, states, texts.index(""), method.trains_text_encoder, live_encoder(base, job) if live
+                  else None, shown)
     plan = Plan(offered[0], job.training.batch_size, draws)
     prior_plan = Plan(offered[2], job.prior.per_batch, draws) if offered[2] else None
     loader = Loader(base, plan, prior_plan, store, job.data.caption_dropout or 0.0, job.prior.prior_weight)
@@ -211,9 +216,12 @@ def prepare(job: Job, run: Run, checked: Checked, processes: Processes) -> Lesso
         compile_blocks(base)
     steps = steps_of(job.training, len(plan.examples), plan.batches)
     room.check_disk(run, job, arena.master.numel(), steps)
-    return Lesson(job=job, run=run, base=base, method=method, dataset=checked.dataset, objective=objective(base, job.objective), loader=loader,
-                  validation=validation, arena=arena, optimizer=Optimizer(arena, job.optimizer, steps), processes=processes, draws=draws, steps=steps,
-                  samples=method.samples(sample_requests(job, pictures, side), [*pictures, *apart], job), resolution=side, fitted=fitted)
+    return Lesson(job=job, run=run, base=base, method=method, dataset=checked.dataset, objective=objective(base, job.objective),
+                  loader=loader,
+                  validation=validation, arena=arena, optimizer=Optimizer(arena, job.optimizer, steps), processes=processes,
+                  draws=draws, steps=steps,
+                  samples=method.samples(sample_requests(job, pictures, side), [*pictures, *apart], job), resolution=side,
+                  fitted=fitted)
 
 
 def work_of(bare: Work, offered: Sequence[Sequence[Example]], processes: Processes, states: Sequence[Tensors],
@@ -236,8 +244,9 @@ def place(base: Base, device: torch.device, *, encoders: bool, network: bool = F
 
 
 def compile_blocks(base: Base) -> None:
-    """Compile the network block by block: one block's code serves all of its shape, and samples of other sizes compile in passing."""
-    torch._dynamo.config.recompile_limit = 64  # each width, size and mode of the blocks is one; the default of 8 falls back to eager
+    """Compile the network block by block: one block's code serves all of its shape."""
+    # Each width, size and mode of the blocks is a compilation; beyond the default of 8 they would run eagerly.
+    torch._dynamo.config.recompile_limit = 64
     for block in base.family.blocks(base):
         block.compile()
 
@@ -253,8 +262,12 @@ def prior_examples(pictures: Sequence[Picture], wanted: set[tuple[int, int]]) ->
     return [(picture, bucket) for bucket in sorted(wanted) for picture in pictures]
 
 
-def lay_out(job: Job, draws: Draws, groups: Sequence[Sequence[tuple[Picture, tuple[int, int]]]]) -> tuple[list[Cut], list[str], list[list[Example]]]:
-    """All cuts and texts of a run, each once, and the examples that point at them. The empty caption is always among the texts."""
+def lay_out(job: Job, draws: Draws, groups: Sequence[Sequence[tuple[Picture, tuple[int, int]]]]) -> tuple[list[Cut], list[str],
+                                                                                                          list[list[Example]]]:
+    """All cuts and texts of a run, each once, and the examples that point at them.
+
+    The empty caption is always among the texts.
+    """
     cuts: list[Cut] = []
     texts: dict[str, int] = {"": 0}
     offered: list[list[Example]] = []
@@ -293,7 +306,8 @@ def encode_states(base: Base, texts: Sequence[str], job: Job, cache: Cache, run:
     if trained:
         tokens = base.family.tokenize(base, texts, job.data.max_tokens, weighted=False)
         return [tokens.rows(i, i + 1) for i in range(len(texts))]
-    return encode_texts(base, texts, job.data.max_tokens, cache, lambda done, of: run.event("caching", what="captions", done=done, total=of))
+    return encode_texts(base, texts, job.data.max_tokens, cache, lambda done,
+                        of: run.event("caching", what="captions", done=done, total=of))
 
 
 def live_encoder(base: Base, job: Job) -> Any:
@@ -304,7 +318,8 @@ def live_encoder(base: Base, job: Job) -> Any:
 def sample_requests(job: Job, pictures: Sequence[Picture], side: int) -> list[Request]:
     """The pictures drawn before, while and after training."""
     prompts = job.samples.sample_prompts or tuple(dict.fromkeys(p.captions[0] for p in pictures))[:4]
-    return [Request(prompt=prompt, negative=job.samples.negative_prompt, seed=job.samples.sample_seed + i, width=side, height=side,
+    return [Request(prompt=prompt, negative=job.samples.negative_prompt, seed=job.samples.sample_seed + i, width=side,
+                    height=side,
                     steps=job.samples.sampler_steps, guidance=job.samples.guidance, sampler=job.samples.sampler)
             for i, prompt in enumerate(prompts)]
 

@@ -61,7 +61,8 @@ def check_prompts(found: Sequence[Embedding], texts: Iterable[str]) -> list[str]
         for called in CALLED.findall(text):
             bare = re.sub(r"\.(safetensors|pt|bin)$", "", called, flags=re.IGNORECASE)
             if not any(bare.lower() == name or re.match(rf"{re.escape(name)}(?!\w)", called.lower()) for name in names):
-                raise SettingsError("The prompt calls embedding:{name}, but no such embedding was given. Add --embedding with its "
+                raise SettingsError("The prompt calls embedding:{name}, but no such embedding was given. Add --embedding "
+                                    "with its "
                                     "file.", name=bare)
     return [one.name for one in found if one not in used(found, texts)]
 

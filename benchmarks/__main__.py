@@ -107,7 +107,8 @@ def tell(name: str, other: str, row: dict[str, Any]) -> None:
     rates, memory = row["steps_per_second"], row["peak_own_mib"]
     share = f", step {row['step_share_of_loop']:.1%} of the loop" if row["step_share_of_loop"] else ""
     print(f"{name:9} {other}: {row['times_as_fast']:.2f} times as fast ({row['times_as_fast_by_processor_time']:.2f} by "
-          f"processor time; {rates[0]:.3g} against {rates[1]:.3g} steps/s), {memory[0]} against {memory[1]} MiB{share}", flush=True)
+          f"processor time; {rates[0]:.3g} against {rates[1]:.3g} steps/s), {memory[0]} against {memory[1]} MiB{share}",
+          flush=True)
 
 
 def table(told: dict[str, Any]) -> str:

@@ -30,7 +30,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as out:
         sys.argv = [script, f"--pretrained_model_name_or_path={case.folder}", f"--train_data_dir={case.pictures}",
                     "--caption_column=text", f"--resolution={case.resolution}", f"--train_batch_size={case.batch_size}",
-                    f"--rank={case.rank}", f"--learning_rate={case.learning_rate}", "--adam_weight_decay=0.01", "--lr_scheduler=constant",
+                    f"--rank={case.rank}", f"--learning_rate={case.learning_rate}", "--adam_weight_decay=0.01",
+                    "--lr_scheduler=constant",
                     "--lr_warmup_steps=0", "--max_train_steps=1000000", "--num_validation_images=0", f"--output_dir={out}",
                     f"--cache_dir={out}", "--dataloader_num_workers=0", "--center_crop"]
         runpy.run_path(script, run_name="__main__")

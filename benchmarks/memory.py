@@ -65,7 +65,8 @@ def main() -> None:
         for title, family, config, size, batch in RUNS:
             found = need(family, config, size, batch, targets=targets)
             print(f"\n{title}, rank 16, {targets}\n")
-            print("| | weights | activations | trained | constant | all | more work | copied a step |\n|---|---|---|---|---|---|---|---|")
+            print("| | weights | activations | trained | constant | all | more work | copied a step "
+                  "|\n|---|---|---|---|---|---|---|---|")
             for name, choice in rungs(found, batch):
                 taken = found.of(choice)
                 figures = [taken.weights, taken.activations, taken.trained, taken.constant, taken.total]

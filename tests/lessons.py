@@ -11,7 +11,8 @@ from aprendiz.run import Run, Stopped
 from aprendiz.settings import Job
 from aprendiz.train import train
 
-QUICK = {"method": "lora", "steps": 4, "batch_size": 2, "sampler_steps": 2, "sample_prompts": ["a fish"], "learning_rate": 1e-3, "name": "taught"}
+QUICK = {"method": "lora", "steps": 4, "batch_size": 2, "sampler_steps": 2, "sample_prompts": ["a fish"], "learning_rate": 1e-3,
+         "name": "taught"}
 SMALL = {"lora": {"rank": 4}, "pivotal": {"rank": 4}}  # what makes a method quick
 
 

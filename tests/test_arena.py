@@ -77,4 +77,5 @@ def test_clipping_is_torchs(longest: float) -> None:
     norm = arena.norm()
     arena.clip(norm, longest)
     assert torch.allclose(norm, expected)
-    assert torch.allclose(torch.cat([c.grad.flatten() for c in copies]), torch.cat([p.grad.flatten() for p in module.parameters()]))
+    assert torch.allclose(torch.cat([c.grad.flatten() for c in copies]),
+                          torch.cat([p.grad.flatten() for p in module.parameters()]))

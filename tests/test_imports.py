@@ -23,7 +23,8 @@ TOP = ("__main__", "train", "generate", "walk", "evaluate", "app", "worker.__mai
 # From the first to any of the second never leads an arrow; '' is the whole package.
 FORBIDDEN = {
     "texts": ("",), "errors": ("",), "knobs": ("",),
-    "nets": ("methods", "data", "train", "generate", "evaluate", "worker", "run", "objectives", "optimizers", "state", "settings"),
+    "nets": ("methods", "data", "train", "generate", "evaluate", "worker", "run", "objectives", "optimizers", "state",
+             "settings"),
     "families": ("methods", "train", "generate", "evaluate", "data", "worker", "run", "objectives", "optimizers", "state"),
     "methods": ("train", "generate", "evaluate", "worker", "run", "state"),
     "formats": ("train", "generate", "evaluate", "worker"),

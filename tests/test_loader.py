@@ -15,7 +15,8 @@ from aprendiz.draws import Draws
 
 def plan(seed: int = 1, batch_size: int = 3) -> Plan:
     def picture(n: int) -> Picture:
-        return Picture(file=Path(f"{n}.png"), size=(64, 64), digest=str(n), captions=("x",), mask=None, repeats=1, concept="", class_word=None, validation=False)
+        return Picture(file=Path(f"{n}.png"), size=(64, 64), digest=str(n), captions=("x",), mask=None, repeats=1, concept="",
+                       class_word=None, validation=False)
 
     wide = [Example(picture(i), (128, 64), (i,), (0,), repeats=2 if i == 0 else 1) for i in range(5)]
     tall = [Example(picture(i), (64, 128), (i,), (0,)) for i in range(5, 9)]

@@ -13,7 +13,8 @@ from aprendiz.nets.lora import LoraLayer, delta, unwrap, wrap
 
 def network() -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(12, 20), nn.Unflatten(1, (5, 2, 2)), nn.Conv2d(5, 7, 3, padding=1), nn.Conv2d(7, 3, 1), nn.Flatten())
+    return nn.Sequential(nn.Linear(12, 20), nn.Unflatten(1, (5, 2, 2)), nn.Conv2d(5, 7, 3, padding=1), nn.Conv2d(7, 3, 1),
+                         nn.Flatten())
 
 
 def generator() -> torch.Generator:

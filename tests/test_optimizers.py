@@ -16,7 +16,8 @@ def arena(bias_rate: float | None = 0.0) -> tuple[Arena, torch.nn.Module]:
     torch.manual_seed(0)
     module = torch.nn.Linear(6, 4)
     named = dict(module.named_parameters())
-    return Arena([Part("w", {"w": named["weight"]}), Part("b", {"b": named["bias"]}, bias_rate)], torch.device("cpu"), torch.float32), module
+    return Arena([Part("w", {"w": named["weight"]}), Part("b", {"b": named["bias"]}, bias_rate)], torch.device("cpu"),
+                 torch.float32), module
 
 
 def test_the_rate_warms_up_and_comes_down() -> None:

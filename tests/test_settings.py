@@ -97,7 +97,8 @@ def test_a_setting_whose_condition_is_not_met_is_not_checked() -> None:
     "values",
     [
         {"base": "model.safetensors", "data": "pictures", "method": "lora", "rank": 8, "steps": 10},
-        {"base.path": "model.safetensors", "data.path": "pictures", "method.name": "lora", "method.rank": 8, "training.steps": 10},
+        {"base.path": "model.safetensors", "data.path": "pictures", "method.name": "lora", "method.rank": 8,
+         "training.steps": 10},
         {"base": {"path": "model.safetensors"}, "data": {"path": "pictures"}, "method": {"name": "lora", "rank": 8},
          "training": {"steps": 10}},
         {"base": "model.safetensors", "data": "pictures", "method": {"rank": 8.0}, "training": {"steps": 10.0}},

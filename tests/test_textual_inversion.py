@@ -28,7 +28,8 @@ from aprendiz.settings import BaseSettings, Job
 
 FAMILIES = ("sd1", "sd2", "sdxl")
 WORD = "mara-x1"
-QUICK: dict[str, Any] = {"method": "textual_inversion", "name": WORD, "sample_prompts": [f"a {WORD} on grass"], "learning_rate": 5e-3}
+QUICK: dict[str, Any] = {"method": "textual_inversion", "name": WORD, "sample_prompts": [f"a {WORD} on grass"],
+                         "learning_rate": 5e-3}
 
 
 def tiny(family: str) -> Base:
@@ -83,7 +84,8 @@ def test_a_word_changes_its_own_prompts_and_no_other_by_a_bit(family: str) -> No
 def test_a_word_is_called_bare_in_any_case_or_as_comfyui_does_and_can_be_weighed(micro: Base) -> None:
     undo = give(micro)
     plain = micro.family.tokenize(micro, [f"a {WORD} on grass"])
-    for prompt in ("a MARA-X1 on grass", f"a embedding:{WORD} on grass", f"a Embedding:{WORD}.safetensors on grass", f"a embedding:{WORD}.pt on grass"):
+    for prompt in ("a MARA-X1 on grass", f"a embedding:{WORD} on grass", f"a Embedding:{WORD}.safetensors on grass",
+                   f"a embedding:{WORD}.pt on grass"):
         assert torch.equal(micro.family.tokenize(micro, [prompt]).tensors()["ids_BNT"], plain.tensors()["ids_BNT"])
     heavy = micro.family.tokenize(micro, [f"a (embedding:{WORD}:1.5) on [grass]"]).tensors()
     assert torch.equal(heavy["ids_BNT"], plain.tensors()["ids_BNT"])
@@ -95,7 +97,8 @@ def test_of_two_words_the_longer_name_counts() -> None:
     base = tiny("sd1")
     undo = [give(base, "mara", 1), give(base, "mara-x1", 2), give(base, "x.y", 1)]
     ids = base.words
-    assert [len(tokens) for tokens in ids.values()] == [1, 2, 1] and len({token for tokens in ids.values() for token in tokens}) == 4
+    assert [len(tokens) for tokens in ids.values()] == [1, 2, 1] and len({token for tokens in ids.values()
+                                                                          for token in tokens}) == 4
     found = [tokens for _, tokens in clip.find_words("mara-x1, mara, x.y, xzy, mara2", ids) if tokens]
     assert found == [ids["mara-x1"], ids["mara"], ids["x.y"]]
     for back in reversed(undo):
@@ -116,7 +119,8 @@ def test_rows_of_several_words_are_told_apart_and_a_batch_without_any_has_a_grad
     undo = [give(micro, "one", 2, seed=1), give(micro, "two", 3, seed=2)]
     table = micro.text_encoders[0].get_input_embeddings()  # type: ignore[operator]
     taken = table(torch.tensor([[*micro.words["two"], *micro.words["one"], 5]]))
-    assert torch.equal(taken[0, :3], table.rows[1]) and torch.equal(taken[0, 3:5], table.rows[0]) and torch.equal(taken[0, 5], table.weight[5])
+    assert torch.equal(taken[0, :3], table.rows[1]) and torch.equal(taken[0, 3:5], table.rows[0]) and torch.equal(taken[0, 5],
+                                                                                                                  table.weight[5])
     table(torch.tensor([[1, 2, 3]])).sum().backward()
     assert float(table.rows[0].grad.abs().sum()) == 0.0
     for back in reversed(undo):
@@ -142,7 +146,8 @@ def test_any_number_of_vectors_becomes_any_other() -> None:
 
 @pytest.fixture(scope="module")
 def learned(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return teach(tmp_path_factory.mktemp("learned"), data, **QUICK, vectors=3, initial_words="star", also_pt=True, save_every_steps=2, steps=4)
+    return teach(tmp_path_factory.mktemp("learned"), data, **QUICK, vectors=3, initial_words="star", also_pt=True,
+                 save_every_steps=2, steps=4)
 
 
 def test_only_the_rows_of_the_word_are_trained(micro: Base, data: Path) -> None:
@@ -151,7 +156,8 @@ def test_only_the_rows_of_the_word_are_trained(micro: Base, data: Path) -> None:
     method = TextualInversion(base, job)
     trained = {id(parameter) for part in method.parts() for parameter in part.tensors.values()}
     assert [parameter.shape for part in method.parts() for parameter in part.tensors.values()] == [(2, 96)]
-    wanting = {name for part, module in base.parts().items() for name, p in module.named_parameters() if p.requires_grad and id(p) not in trained}
+    wanting = {name for part, module in base.parts().items() for name, p in module.named_parameters() if p.requires_grad
+               and id(p) not in trained}
     assert wanting == set()
     assert method.trains_text_encoder
     assert all(torch.equal(a, b) for a, b in zip(embeddings.tables(base), embeddings.tables(micro)))
@@ -160,7 +166,8 @@ def test_only_the_rows_of_the_word_are_trained(micro: Base, data: Path) -> None:
 def test_the_first_vectors_are_the_initial_words_or_noise_of_the_seed(micro: Base, data: Path) -> None:
     def first(**settings: Any) -> torch.Tensor:
         job = Job.read({**QUICK, "base": "micro", "data": str(data), "steps": 1, **settings})
-        return TextualInversion(checkpoint.open_base(BaseSettings(), torch.float32), job).parts()[0].tensors["emb_params"].detach()
+        return TextualInversion(checkpoint.open_base(BaseSettings(), torch.float32),
+                                job).parts()[0].tensors["emb_params"].detach()
 
     table, star = embeddings.tables(micro)[0], micro.tokenizers[0]("red star", add_special_tokens=False).input_ids
     assert torch.equal(first(initial_words="red star", vectors=2), table[star])
@@ -171,7 +178,8 @@ def test_the_first_vectors_are_the_initial_words_or_noise_of_the_seed(micro: Bas
 
 
 def test_a_stopped_run_ends_with_the_very_vectors_of_a_straight_one(data: Path, tmp_path: Path) -> None:
-    settings = {**QUICK, "vectors": 2, "templates": "subject_filewords", "tag_dropout": 0.3, "caption_dropout": 0.3, "norm_limit": 1.0, "steps": 5,
+    settings = {**QUICK, "vectors": 2, "templates": "subject_filewords", "tag_dropout": 0.3, "caption_dropout": 0.3,
+                "norm_limit": 1.0, "steps": 5,
                 "ema_decay": 0.9, "flip": True, "batch_size": 1}
     straight = teach(tmp_path / "a", data, **settings)
     teach(tmp_path / "b", data, stop_at=2, **settings)
@@ -182,7 +190,8 @@ def test_a_stopped_run_ends_with_the_very_vectors_of_a_straight_one(data: Path, 
 def test_what_a_run_writes_is_what_it_learned_in_every_form(learned: Any) -> None:
     file = learned.folder / f"{WORD}.safetensors"
     assert {one.name for one in learned.folder.glob(f"{WORD}*")} == {
-        f"{WORD}.safetensors", f"{WORD}.pt", f"{WORD}-000002.safetensors", f"{WORD}-000002.pt", f"{WORD}.json", f"{WORD}.preview.png"}
+        f"{WORD}.safetensors", f"{WORD}.pt", f"{WORD}-000002.safetensors", f"{WORD}-000002.pt", f"{WORD}.json",
+                                                                     f"{WORD}.preview.png"}
     found = embedding.read(file)
     assert {key: tuple(rows.shape) for key, rows in found.vectors.items()} == {"emb_params": (3, 96)} and found.name == WORD
     assert equal(dict(found.vectors), dict(embedding.read(file.with_suffix(".pt")).vectors))
@@ -205,7 +214,8 @@ def test_the_pt_is_in_the_serialisation_that_automatic1111_reads(learned: Any) -
 
 def test_sdxl_is_taught_both_encoders(data: Path, tmp_path: Path) -> None:
     file = checkpoint.write_single_file(tiny("sdxl"), tmp_path / "tiny.safetensors")[0]
-    run = teach(tmp_path / "out", data, base=str(file), resolution=64, **QUICK, vectors=2, steps=2, also_pt=True, save_every_steps=1)
+    run = teach(tmp_path / "out", data, base=str(file), resolution=64, **QUICK, vectors=2, steps=2, also_pt=True,
+                save_every_steps=1)
     found, half_way = load_file(run.file), load_file(run.folder / f"{WORD}-000001.safetensors")
     assert {key: tuple(rows.shape) for key, rows in found.items()} == {"clip_l": (2, 32), "clip_g": (2, 32)}
     assert not torch.equal(found["clip_l"], half_way["clip_l"]) and not torch.equal(found["clip_g"], half_way["clip_g"])
@@ -214,8 +224,10 @@ def test_sdxl_is_taught_both_encoders(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("vectors", [None, 5])
-def test_a_run_goes_on_from_any_file_with_any_number_of_vectors(learned: Any, data: Path, tmp_path: Path, vectors: int | None) -> None:
-    settings = {**QUICK, "learning_rate": 0.0, "weight_decay": 0.0, "steps": 1, "continue_from": str(learned.folder / f"{WORD}.pt")}
+def test_a_run_goes_on_from_any_file_with_any_number_of_vectors(learned: Any, data: Path, tmp_path: Path,
+                                                                vectors: int | None) -> None:
+    settings = {**QUICK, "learning_rate": 0.0, "weight_decay": 0.0, "steps": 1,
+                "continue_from": str(learned.folder / f"{WORD}.pt")}
     run = teach(tmp_path, data, **settings, **({} if vectors is None else {"vectors": vectors}))
     before, after = load_file(learned.file)["emb_params"], load_file(run.file)["emb_params"]
     assert torch.equal(after, embeddings.spread(before, vectors or 3))
@@ -246,7 +258,8 @@ def test_captions_that_lack_the_word_get_it_in_front(data: Path, tmp_path: Path)
     assert dataset is not None and dataset.pictures[0].captions == (f"{WORD}, a red square, number 0, small",)
 
 
-@pytest.mark.parametrize("language,text", [("en", "a photo of a mara"), ("es", "una foto de mara"), ("pt-BR", "uma foto de mara")])
+@pytest.mark.parametrize("language,text", [("en", "a photo of a mara"), ("es", "una foto de mara"),
+                                           ("pt-BR", "uma foto de mara")])
 def test_templates_speak_three_languages(language: str, text: str) -> None:
     assert templates.fill(templates.lines("subject", language), "mara", ["mara, on grass", "a mara in water"])[0] == text
     assert templates.fill(templates.lines("subject_filewords", language), "mara", ["mara, on grass"])[0] == f"{text}, on grass"
@@ -283,7 +296,8 @@ def forms(folder: Path) -> dict[str, Path]:
     return {
         "emb_params": folder / "plain.safetensors", "picture": folder / "picture.png",
         "a1111": saved(folder / "a1111.pt", {"string_to_param": {"*": ROWS}, "name": "x"}, _use_new_zipfile_serialization=False),
-        "old a1111": saved(folder / "old.pt", {"string_to_param": torch.nn.ParameterDict({"*": torch.nn.Parameter(ROWS)}), "name": "x"}),
+        "old a1111": saved(folder / "old.pt", {"string_to_param": torch.nn.ParameterDict({"*": torch.nn.Parameter(ROWS)}),
+                                               "name": "x"}),
         "concept": saved(folder / "concept.bin", {"<mara>": ROWS}), "one vector": saved(folder / "one.bin", {"<mara>": ROWS[0]}),
     }
 
@@ -307,19 +321,26 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
     (folder / "code.pt").write_bytes(pickle.dumps({"string_to_param": Code()}))
     Image.new("RGB", (8, 8)).save(folder / "plain.png")
     made = {"wide": {"emb_params": torch.zeros(1, 768)}, "xl": {"clip_l": torch.zeros(1, 768), "clip_g": torch.zeros(1, 1280)},
-            "uneven": {"clip_l": torch.zeros(1, 768), "clip_g": torch.zeros(2, 1280)}, "many": {"emb_params": torch.zeros(76, 96)},
+            "uneven": {"clip_l": torch.zeros(1, 768), "clip_g": torch.zeros(2, 1280)},
+            "many": {"emb_params": torch.zeros(76, 96)},
             "flat": {"emb_params": torch.zeros(2, 2, 96)}, "nan": {"emb_params": torch.full((1, 96), float("nan"))},
-            "lora": {"lora_unet_x.lora_down.weight": torch.zeros(2, 2), "lora_unet_x.lora_up.weight": torch.zeros(2, 2)}, "two-x": {"emb_params": torch.zeros(1, 1024)}}
+            "lora": {"lora_unet_x.lora_down.weight": torch.zeros(2, 2), "lora_unet_x.lora_up.weight": torch.zeros(2, 2)},
+            "two-x": {"emb_params": torch.zeros(1, 1024)}}
     for name, tensors in made.items():
         save_file(tensors, folder / f"{name}.safetensors")
     torch.save({"<a>": ROWS, "<b>": ROWS}, folder / "several.bin")
     torch.save(Code(), folder / "code-zip.pt")
     torch.save({"string_to_param": Code()}, folder / "code-old.pt", _use_new_zipfile_serialization=False)
-    said = {"missing.pt": "There is no embedding file", "words.txt": "these are .safetensors, .pt, .bin, .png files", "cut.safetensors": "is cut off",
-            "noise.pt": "cannot be read as an embedding", "code.pt": "can run code", "code-zip.pt": "can run code", "code-old.pt": "(__builtin__.print), and such files can run code", "plain.png": "picture without an embedding",
-            "wide.safetensors": "its vectors have 768 numbers, the base's 96", "xl.safetensors": "an embedding for Stable Diffusion XL",
-            "two-x.safetensors": "an embedding for Stable Diffusion 2.x", "uneven.safetensors": "another number of vectors for each", "many.safetensors": "76 vectors, more than the 75",
-            "flat.safetensors": "no list of vectors", "nan.safetensors": "some of its numbers are none", "lora.safetensors": "is a LoRA, not an embedding",
+    said = {"missing.pt": "There is no embedding file", "words.txt": "these are .safetensors, .pt, .bin, .png files",
+            "cut.safetensors": "is cut off",
+            "noise.pt": "cannot be read as an embedding", "code.pt": "can run code", "code-zip.pt": "can run code",
+            "code-old.pt": "(__builtin__.print), and such files can run code", "plain.png": "picture without an embedding",
+            "wide.safetensors": "its vectors have 768 numbers, the base's 96",
+            "xl.safetensors": "an embedding for Stable Diffusion XL",
+            "two-x.safetensors": "an embedding for Stable Diffusion 2.x",
+            "uneven.safetensors": "another number of vectors for each", "many.safetensors": "76 vectors, more than the 75",
+            "flat.safetensors": "no list of vectors", "nan.safetensors": "some of its numbers are none",
+            "lora.safetensors": "is a LoRA, not an embedding",
             "several.bin": "holds several embeddings (<a>, <b>)"}
     return {name: (folder / name, text) for name, text in said.items()}
 
@@ -347,7 +368,8 @@ def test_a_file_that_is_no_embedding_for_the_base_gets_one_sentence(
     ({"own_templates": ["a photo"]}, "The template 'a photo' does not name the word", True),
     ({"prior": {"pictures": 4}}, "Prior preservation changes nothing here", False)])
 def test_a_setting_that_cannot_be_is_told_before_anything_loads(
-        settings: dict[str, Any], text: str, stops: bool, data: Path, tmp_path: Path, answers: Callable[[str, object], None]) -> None:
+        settings: dict[str, Any], text: str, stops: bool, data: Path, tmp_path: Path,
+                                                                answers: Callable[[str, object], None]) -> None:
     job = Job.read({**QUICK, "data": str(data), "steps": 1, **settings})
     told = [problem for problem in check(job, tmp_path).problems if text in str(problem)]
     assert [problem.warning for problem in told] == [not stops]
@@ -370,8 +392,11 @@ def test_a_family_without_embeddings_refuses_the_method_in_words() -> None:
     job = Job.read({**QUICK, "data": "pictures"})
     base = tiny_flow.FAMILY.tiny()
     assert [str(problem) for problem in fits(job, tiny_flow.FAMILY, base.source)] == [
-        "Textual inversion cannot be taught to Tiny rectified flow, which has no embeddings. `python -m aprendiz families` tells what each offers."]
-    with pytest.raises(ModelError, match="takes no embeddings"), vocabulary.with_embeddings(base, [embedding.Embedding(Path("x.pt"), {})]):
+        "Textual inversion cannot be taught to Tiny rectified flow, which has no embeddings. `python -m aprendiz families` "
+        "tells what each offers."]
+    with pytest.raises(ModelError, match="takes no embeddings"), vocabulary.with_embeddings(base,
+                                                                                            [embedding.Embedding(Path("x.pt"),
+                                                                                                                 {})]):
         pass
 
 
@@ -386,7 +411,8 @@ def word(tmp_path: Path) -> Path:
 
 
 def drawn(base: Base, folder: Path, files: list[Path], **request: Any) -> tuple[bytes, dict[str, str]]:
-    written = generate(base, [Request(width=64, height=64, steps=2, **request)], folder / "drawn.png", words=vocabulary.read_embeddings(files))[0]
+    written = generate(base, [Request(width=64, height=64, steps=2, **request)], folder / "drawn.png",
+                       words=vocabulary.read_embeddings(files))[0]
     told = png.read(written)
     assert told is not None
     with Image.open(written) as picture:
@@ -397,7 +423,8 @@ def test_an_embedding_acts_where_its_name_stands_and_nowhere_else(micro: Base, t
     other = tmp_path / "other-x1.pt"
     embedding.write_pt(other, {"emb_params": ROWS}, 1, "micro", None)
     plain, _ = drawn(micro, tmp_path, [], prompt="a red star")
-    assert drawn(micro, tmp_path, [word, other], prompt="a red star") == (plain, drawn(micro, tmp_path, [], prompt="a red star")[1])
+    assert drawn(micro, tmp_path, [word, other], prompt="a red star") == (plain,
+                                                                          drawn(micro, tmp_path, [], prompt="a red star")[1])
     called, told = drawn(micro, tmp_path, [word, other], prompt=f"a {WORD}")
     assert called != drawn(micro, tmp_path, [], prompt=f"a {WORD}")[0] and not micro.words
     assert told["TI hashes"] == f"{WORD}: {container.file_hash(word)[:12]}"

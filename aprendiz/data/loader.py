@@ -1,8 +1,8 @@
 """Batches: which pictures a step sees, and everything about them that the step needs.
 
-What a step sees is a function of (settings, dataset, step), so resuming in the middle of an epoch is asking for the next step. All
-pictures of a batch are of one bucket, batches are always full, and an epoch has the same number of batches each time.
-Shapes: B batch, C latent channels, H W latent size.
+What a step sees is a function of (settings, dataset, step), so resuming in the middle of an epoch is asking for the next
+step. All pictures of a batch are of one bucket, batches are always full, and an epoch has the same number of batches each
+time. Shapes: B batch, C latent channels, H W latent size.
 """
 
 from __future__ import annotations
@@ -59,8 +59,10 @@ class Batch:
         """A micro-batch."""
         cut = slice(start, stop)
         return replace(
-            self, latents_BCHW=self.latents_BCHW[cut], noise_BCHW=self.noise_BCHW[cut], offset_BC11=self.offset_BC11[cut], time_B=self.time_B[cut],
-            conditioning=self.conditioning and self.conditioning.rows(start, stop), tokens=self.tokens and self.tokens.rows(start, stop),
+            self, latents_BCHW=self.latents_BCHW[cut], noise_BCHW=self.noise_BCHW[cut], offset_BC11=self.offset_BC11[cut],
+                       time_B=self.time_B[cut],
+            conditioning=self.conditioning and self.conditioning.rows(start, stop), tokens=self.tokens
+                       and self.tokens.rows(start, stop),
             sizes=self.sizes[cut], mask_B1HW=None if self.mask_B1HW is None else self.mask_B1HW[cut], weight_B=self.weight_B[cut],
             names=self.names[cut], samples=self.samples[cut],
             condition_B3HW=None if self.condition_B3HW is None else self.condition_B3HW[cut])
@@ -119,7 +121,8 @@ class Plan:
 class Loader:
     """Hands out the batch of any step, the next one prepared while the present one is trained."""
 
-    def __init__(self, base: Base, plan: Plan, prior: Plan | None, store: Store, caption_dropout: float, prior_weight: float) -> None:
+    def __init__(self, base: Base, plan: Plan, prior: Plan | None, store: Store, caption_dropout: float,
+                 prior_weight: float) -> None:
         self.base, self.plan, self.prior, self.store = base, plan, prior, store
         self.caption_dropout, self.prior_weight = caption_dropout, prior_weight
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="aprendiz-batches")
@@ -168,8 +171,10 @@ class Loader:
         device = self.base.device
         conditioning = self.store.conditioning(texts, sizes)
         return Batch(
-            latents_BCHW=latents, noise_BCHW=torch.stack([draws.normal("noise", step, s, shape) for s in samples]).to(device, non_blocking=True),
-            offset_BC11=torch.stack([draws.normal("offset", step, s, (shape[0], 1, 1)) for s in samples]).to(device, non_blocking=True),
+            latents_BCHW=latents, noise_BCHW=torch.stack([draws.normal("noise", step, s, shape) for s in samples]).to(device,
+                                                                                                                      non_blocking=True),
+            offset_BC11=torch.stack([draws.normal("offset", step, s, (shape[0], 1, 1)) for s in samples]).to(device,
+                                                                                                             non_blocking=True),
             time_B=torch.stack([draws.uniform("time", step, s, ()) for s in samples]).to(device, non_blocking=True),
             conditioning=conditioning, tokens=self.store.tokens(texts), sizes=sizes, mask_B1HW=mask,
             weight_B=torch.tensor([weight for _, weight in members]).to(device, non_blocking=True),
@@ -200,7 +205,7 @@ class Store:
 
     def pictures(self, cuts: Sequence[int], draws: Draws, step: int,
                  samples: Sequence[int]) -> tuple[Tensor, Tensor | None, tuple[PictureSize, ...], Tensor | None]:
-        """Of cuts of one bucket: latents (B, C, H, W), loss weights (B, 1, H, W) where there are any, sizes, condition pictures."""
+        """Of cuts of one bucket: latents (B, C, H, W), loss weights (B, 1, H, W) if there are any, sizes, condition pictures."""
         places = [self.cuts[i] for i in cuts]
         if self._encoded is not None:
             chosen = [self._encoded[i] for i in cuts]
@@ -215,7 +220,8 @@ class Store:
             condition = self.maps.batch(places, keep=self._encoded is not None).to(device, non_blocking=True)
         values = torch.stack([e.mean_CHW for e in chosen]).to(device, non_blocking=True)
         if chosen[0].std_CHW is not None:
-            drawn = [e.std_CHW * draws.normal("latents", step, s, tuple(e.mean_CHW.shape)) for e, s in zip(chosen, samples) if e.std_CHW is not None]
+            drawn = [e.std_CHW * draws.normal("latents", step, s, tuple(e.mean_CHW.shape)) for e, s in zip(chosen, samples)
+                     if e.std_CHW is not None]
             values = values + torch.stack(drawn).to(device, non_blocking=True)
         mask = None
         if any(e.weight_1HW is not None for e in chosen):

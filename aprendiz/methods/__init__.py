@@ -1,4 +1,5 @@
-"""The ways of teaching. A file here with a `METHOD` is one; it appears in the menus, the flags, the docs and the tests by being there.
+"""The ways of teaching. A file here with a `METHOD` is one; it appears in the menus, the flags, the docs and the tests by
+being there.
 
 Files here import only the standard library and `..knobs` at module level; torch inside functions. They never name a family.
 """

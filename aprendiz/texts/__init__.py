@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import locale
 import os
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
