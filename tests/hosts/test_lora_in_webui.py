@@ -52,22 +52,30 @@ def fish(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory, fish: Path) -> Iterator[webui_host.Host]:
-    """The host with both checkpoints and the fish, widened as micro's checkpoint is, under its own name."""
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webui_host.Host]:
+    """The host, with a checkpoint of the true shape."""
     data = webui_host.prepare(tmp_path_factory.mktemp("webui"))
-    checkpoints, loras = data / "models" / "Stable-diffusion", data / "models" / "Lora"
-    write_micro_checkpoint(checkpoints / "micro.safetensors")
-    true_checkpoint.write_sd1(checkpoints / "true.safetensors")
-    weights, metadata = kohya.read(fish)
-    assert {weight.part for weight in weights} == {"network", "text_encoder_1"}
-    kohya.write(loras / "fish.safetensors", widen_lora(weights), registry.families()["sd1"], metadata)
-    for beside in (".json", ".png"):
-        shutil.copyfile(fish.with_suffix(beside), loras / f"fish{beside}")
+    true_checkpoint.write_sd1(data / "models" / "Stable-diffusion" / "true.safetensors")
     running = webui_host.start(Path(os.environ["WEBUI_DIR"]), os.environ["WEBUI_PYTHON"], data, "true")
     try:
         yield running
     finally:
         running.stop()
+
+
+@pytest.fixture(scope="module")
+def micro(host: webui_host.Host, fish: Path) -> webui_host.Host:
+    """The host with micro as well, and with the fish, widened as micro's checkpoint is, under its own name."""
+    write_micro_checkpoint(host.data / "models" / "Stable-diffusion" / "micro.safetensors")
+    weights, metadata = kohya.read(fish)
+    assert {weight.part for weight in weights} == {"network", "text_encoder_1"}
+    loras = host.data / "models" / "Lora"
+    kohya.write(loras / "fish.safetensors", widen_lora(weights), registry.families()["sd1"], metadata)
+    for beside in (".json", ".png"):
+        shutil.copyfile(fish.with_suffix(beside), loras / f"fish{beside}")
+    host.post("/sdapi/v1/refresh-loras", {})
+    host.post("/sdapi/v1/refresh-checkpoints", {})
+    return host
 
 
 def keep(host: webui_host.Host, part: str, values: dict[str, Any]) -> None:
@@ -123,7 +131,18 @@ def test_a_tensor_that_belongs_nowhere_is_told(host: webui_host.Host, tmp_path: 
     assert len(told) == 1 and "lora_unet_nowhere.alpha" in told[0]
 
 
-def test_the_lora_page_shows_trigger_base_and_preview_and_the_alias_is_the_files_name(host: webui_host.Host) -> None:
+def test_an_sdxl_lora_of_the_true_shape_loads_whole_and_patches_every_weight_exactly(
+        host: webui_host.Host, tmp_path: Path) -> None:
+    lora = true_lora.write("sdxl", tmp_path)
+    install(host, lora.file)
+    answer = host.get("/aprendiz-probe/sdxl", name="sdxl", plain=lora.plain, keys=true_checkpoint.write_keys("sdxl", lora),
+                      shapes=true_checkpoint.write_shapes("sdxl", tmp_path / "shapes.json"))
+    keep(host, "sdxl", {**check_weights(answer, lora, 1052), "unmatched": len(answer["unmatched"])})
+    assert answer["unmatched"] == []
+
+
+def test_the_lora_page_shows_trigger_base_and_preview_and_the_alias_is_the_files_name(micro: webui_host.Host) -> None:
+    host = micro
     listed = {lora["name"]: lora for lora in host.get("/sdapi/v1/loras")}
     assert listed["fish"]["alias"] == "fish"
     assert listed["fish"]["metadata"]["ss_base_model_version"] == "sd_v1"
@@ -138,7 +157,8 @@ def test_the_lora_page_shows_trigger_base_and_preview_and_the_alias_is_the_files
                         "preview": "fish.png"})
 
 
-def test_micro_opens_in_automatic1111_and_draws_and_a_lora_of_it_draws_what_it_learned(host: webui_host.Host) -> None:
+def test_micro_opens_in_automatic1111_and_draws_and_a_lora_of_it_draws_what_it_learned(micro: webui_host.Host) -> None:
+    host = micro
     if host.is_forge:  # it takes the shapes of the published models alone, and says so
         with pytest.raises(webui_host.HostError, match="Failed to recognize model type"):
             host.draw("micro", STAR, **MICRO)
@@ -154,13 +174,3 @@ def test_micro_opens_in_automatic1111_and_draws_and_a_lora_of_it_draws_what_it_l
     assert unmatched == []
     keep(host, "micro", {"opens": True, "drawn": seen[0][0], "without_lora": seen[1][0], "with_lora": seen[2][0],
                          "unmatched": len(unmatched), "picture_difference": round(difference(without, with_it), 3)})
-
-
-def test_an_sdxl_lora_of_the_true_shape_loads_whole_and_patches_every_weight_exactly(
-        host: webui_host.Host, tmp_path: Path) -> None:
-    lora = true_lora.write("sdxl", tmp_path)
-    install(host, lora.file)
-    answer = host.get("/aprendiz-probe/sdxl", name="sdxl", plain=lora.plain, keys=true_checkpoint.write_keys("sdxl", lora),
-                      shapes=true_checkpoint.write_shapes("sdxl", tmp_path / "shapes.json"))
-    keep(host, "sdxl", {**check_weights(answer, lora, 1052), "unmatched": len(answer["unmatched"])})
-    assert answer["unmatched"] == []
