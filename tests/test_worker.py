@@ -31,7 +31,7 @@ from aprendiz.worker.client import start
 for folder, keep in {runs!r}:
     run = Run.open(Path(folder))
     worker = start(run, keep_running=keep)
-    while len(run.events()) < 2 and worker.alive:
+    while len(run.events()) < 3 and worker.alive:  # it has the device, or waits for it
         time.sleep(0.05)
 print("started", flush=True)
 time.sleep(600)
