@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .evaluate.report import sample_file, write_report
 from .evaluate.scores import Scores
-from .formats import checkpoint, metadata, png
+from .formats import checkpoint, graph, metadata, png
 from .generate import Request, draw, parameters
 
 if TYPE_CHECKING:
@@ -30,8 +30,9 @@ def draw_samples(lesson: Lesson, step: int, values: Tensor) -> list[Path]:
         return files
     with lesson.arena.showing(values), lesson.on_device():
         pictures = draw(lesson.base, lesson.samples)
+    told = graph.texts(lesson.run.folder, lesson.job)
     for i, (picture, request, file) in enumerate(zip(pictures, lesson.samples, files)):
-        png.save_over(beside_conditions(picture, request), file, parameters(lesson.base, request))
+        png.save_over(beside_conditions(picture, request), file, parameters(lesson.base, request), told)
         lesson.run.event("sample", step=step, file=file, prompt=request.prompt, seed=request.seed, index=i)
     return files
 
@@ -61,8 +62,8 @@ def save_file(lesson: Lesson, step: int, values: Tensor, started: float) -> Path
     file = run.file if step == lesson.steps else run.folder / f"{run.name}-{step:06d}.safetensors"
     facts = metadata.TrainingFacts(
         dataset=lesson.dataset, base=lesson.base, base_sha256=checkpoint.sha256(lesson.base.source),
-                                   resolution=lesson.resolution, steps=step,
-        batches_per_epoch=lesson.loader.plan.batches, started=started, finished=time.time())
+        resolution=lesson.resolution, steps=step, batches_per_epoch=lesson.loader.plan.batches, started=started,
+        finished=time.time(), graph=graph.texts(run.folder, job))
     lesson.method.write(file, lesson.arena.views(values), job, facts)
     return file
 
@@ -78,7 +79,7 @@ def finish(lesson: Lesson, values: Tensor, started: float) -> Path:
     if last.is_file():
         with Image.open(last) as picture:
             picture.thumbnail((PREVIEW_SIZE, PREVIEW_SIZE))
-            png.save_over(picture, file.with_suffix(lesson.method.preview))
+            png.save_over(picture, file.with_suffix(lesson.method.preview), texts=graph.texts(run.folder, lesson.job))
     measured = figures(lesson, values)
     report = write_report(run, Scores(figures=measured) if measured else None)
     run.event("finished", step=lesson.steps, file=file, report=report, seconds=round(time.time() - started, 1))

@@ -95,7 +95,8 @@ def training_node(method: str) -> Any:
 
         @classmethod
         def execute(cls, base: Any, dataset: Any, model: Any = None, clip: Any = None, **given: Any) -> Any:
-            run, finished = train.train(id, cls.hidden.unique_id, base, dataset, given)
+            graph = {"workflow": (cls.hidden.extra_pnginfo or {}).get("workflow"), "prompt": cls.hidden.prompt}
+            run, finished = train.train(id, cls.hidden.unique_id, base, dataset, given, graph)
             values = train.result(id, run, model, clip) if finished else train.nothing_yet(id)
             return io.NodeOutput(*values, ui={"aprendiz": [{"id": runs.run_id(run.folder), "name": run.name}]})
 

@@ -25,7 +25,12 @@ def build(io: Any, id: str) -> Any:
     return made(io.Schema, node_id=node.id, display_name=node.title_in("en"), category=node.category, description=node.about,
                 inputs=[widget(io, one) for one in node.inputs],
                 outputs=[socket(io, one.kind).Output(**output(one)) for one in node.outputs],
-                hidden=[io.Hidden.unique_id], is_output_node=node.ends, search_aliases=["aprendiz", "training", "lora"])
+                hidden=hidden(io, node), is_output_node=node.ends, search_aliases=["aprendiz", "training", "lora"])
+
+
+def hidden(io: Any, node: Node) -> list[Any]:
+    """What a node is told besides its inputs: who it is; a training node the graph too, which its files will carry."""
+    return [io.Hidden.unique_id, *([io.Hidden.prompt, io.Hidden.extra_pnginfo] if node.method else [])]
 
 
 def made(kind: Any, **values: Any) -> Any:

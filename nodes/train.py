@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..aprendiz.formats.graph import keep
 from ..aprendiz.run import Run
 from ..aprendiz.settings import Job
 from ..aprendiz.views.comfy import job_values
@@ -22,9 +23,11 @@ def read_job(id: str, base: Mapping[str, Any], dataset: Mapping[str, Any], given
     return Job.read(values)
 
 
-def train(id: str, node: str | None, base: Mapping[str, Any], dataset: Mapping[str, Any],
-          given: Mapping[str, Any]) -> tuple[Run, bool]:
+def train(id: str, node: str | None, base: Mapping[str, Any], dataset: Mapping[str, Any], given: Mapping[str, Any],
+          graph: Mapping[str, Any]) -> tuple[Run, bool]:
     """Train a node's job to its end, or start it in the background: its run, and whether that has finished.
+
+    graph: `workflow` and `prompt` as ComfyUI has them, which the files will carry.
 
     Raises AprendizError, and ComfyUI's exception where the queue was interrupted.
     """
@@ -35,6 +38,7 @@ def train(id: str, node: str | None, base: Mapping[str, Any], dataset: Mapping[s
     if run.state == "finished":
         host.send("run", {"id": runs.run_id(run.folder), "name": run.name, "node": node})
         return run, True
+    keep(run.folder, graph)
     before = runs.WATCHES.get(run.folder)
     if background and before is not None and before.over and before.last.get("event") == "failed" and not before.reported:
         before.reported = True

@@ -19,7 +19,7 @@ from types import ModuleType
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "aprendiz"
 FILES = ("__init__.py", "errors.py", "knobs.py", "settings.py", "registry.py", "run.py", "worker/__init__.py",
-         "worker/client.py", "worker/messages.py")
+         "worker/client.py", "worker/messages.py", "formats/graph.py")
 FOLDERS = ("texts", "views", "families", "methods")
 
 

@@ -14,7 +14,7 @@ import json
 import socket
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
@@ -71,7 +71,7 @@ LABELS = {
 class TrainingFacts:
     """What is known of a run besides its job. base_sha256: of the base's weights, in hex.
 
-    resolution: pixels. started, finished: Unix time.
+    resolution: pixels. started, finished: Unix time. graph: texts of the graph that asked for the run (`formats.graph`).
     """
 
     dataset: Dataset
@@ -82,6 +82,7 @@ class TrainingFacts:
     batches_per_epoch: int
     started: float
     finished: float
+    graph: Mapping[str, str] = field(default_factory=dict)
 
 
 def lora_metadata(job: Job, facts: TrainingFacts) -> dict[str, str]:
@@ -89,7 +90,7 @@ def lora_metadata(job: Job, facts: TrainingFacts) -> dict[str, str]:
     told = {**_network(job, facts), **_run(job, facts), **_pictures(job, facts), **_modelspec(job, facts)}
     captions = job.output.captions_in_metadata
     told |= {"ss_tag_frequency": tag_frequency(facts.dataset, captions),
-             JOB: json.dumps(job_values(job, captions), ensure_ascii=False, separators=(",", ":"))}
+             JOB: json.dumps(job_values(job, captions), ensure_ascii=False, separators=(",", ":")), **facts.graph}
     return reduce(texts(told), job.output.metadata)
 
 
@@ -98,6 +99,7 @@ def embedding_metadata(job: Job, facts: TrainingFacts, name: str) -> dict[str, s
     version = {"ss_base_model_version": base_version(facts.base), "ss_v2": facts.base.family.name == "sd2"}
     told = {**version, **_run(job, facts), **_pictures(job, facts), **_modelspec(job, facts, "textual-inversion", name)}
     told[JOB] = json.dumps(job_values(job, job.output.captions_in_metadata), ensure_ascii=False, separators=(",", ":"))
+    told |= facts.graph
     return reduce(texts(told), job.output.metadata)
 
 

@@ -63,9 +63,13 @@ def save(picture: Image.Image, file: Path, parameters: Parameters | None = None)
     return write_new(file, encode(picture, file, parameters))
 
 
-def save_over(picture: Image.Image, file: Path, parameters: Parameters | None = None) -> Path:
-    """Write a picture in place of an older one of this name (a training's samples, when a step is run again)."""
-    return write_whole(file, encode(picture, file, parameters))
+def save_over(picture: Image.Image, file: Path, parameters: Parameters | None = None,
+              texts: Mapping[str, str] | None = None) -> Path:
+    """Write a picture in place of an older one of this name (a training's samples, when a step is run again).
+
+    texts: further chunks of a PNG, by their names.
+    """
+    return write_whole(file, encode(picture, file, parameters, texts))
 
 
 def save_all(pictures: Sequence[Image.Image], out: Path, parameters: Sequence[Parameters]) -> list[Path]:
@@ -93,14 +97,17 @@ def check_suffix(out: Path) -> None:
                             file=out.name, kind=out.suffix[1:].upper(), where="out")
 
 
-def encode(picture: Image.Image, file: Path, parameters: Parameters | None = None) -> bytes:
-    """The bytes of a picture file of the kind that the name's suffix says."""
+def encode(picture: Image.Image, file: Path, parameters: Parameters | None = None,
+           texts: Mapping[str, str] | None = None) -> bytes:
+    """The bytes of a picture file of the kind that the name's suffix says; `texts` are further chunks of a PNG."""
     stream, text = io.BytesIO(), parameters.text() if parameters else ""
     suffix = file.suffix.lower()
     if suffix == ".png":
         info = PngImagePlugin.PngInfo()
         if text:
             info.add_text("parameters", text)
+        for name, told in (texts or {}).items():
+            info.add_text(name, told)
         picture.save(stream, "PNG", pnginfo=info)
     elif suffix in SUFFIXES:
         picture.convert("RGB").save(stream, "WEBP" if suffix == ".webp" else "JPEG", quality=95, exif=exif(text))

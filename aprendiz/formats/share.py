@@ -24,7 +24,7 @@ from .. import __version__
 from ..errors import RunError, SettingsError
 from ..files import temporary_name
 from ..texts import say
-from . import container, metadata, recognise
+from . import container, graph, metadata, recognise
 from .inspect import Inspection, inspect
 from .writing import make_folder, write_whole
 
@@ -130,7 +130,7 @@ def public_metadata(told: Mapping[str, str], level: str) -> dict[str, str]:
     kept = {name: value for name, value in metadata.reduce(told, level).items() if name not in metadata.HASHES}
     if level != "full":
         return kept
-    for name in ("ss_dataset_dirs", "ss_reg_dataset_dirs", "ss_datasets", "ss_tag_frequency"):
+    for name in ("ss_dataset_dirs", "ss_reg_dataset_dirs", "ss_datasets", "ss_tag_frequency", *graph.KEYS):
         kept.pop(name, None)
     kept |= {name: value for name, value in metadata.reduce(told, "public").items() if name == "ss_tag_frequency"}
     if metadata.JOB in kept:
