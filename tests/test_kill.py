@@ -1,11 +1,13 @@
 """A killed run loses nothing: whatever the moment, it resumes and ends with the very weights of a run that was left alone.
 
-Five kills in the core suite, thirty in the slow lane (`make test-quality`); at least five of those fall inside a save.
+Five kills of a LoRA in the core suite, thirty in the slow lane (`make test-quality`), at least five of them inside a save; two of
+every other method.
 """
 
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 import sys
 import time
@@ -14,20 +16,28 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from aprendiz import registry
 from aprendiz.run import Run
 
 STEPS = 24
+FLAGS = {"lora": ("--rank", "8", "--targets", "all"), "pivotal": ("--rank", "4"), "textual_inversion": ("--vectors", "3")}
 
 
-def train(pictures: Path, out: Path) -> subprocess.Popen[bytes]:
+def train(pictures: Path, out: Path, method: str = "lora") -> subprocess.Popen[bytes]:
     """A training on micro in a process of its own, with a state saved after every step."""
-    command = [sys.executable, "-m", "aprendiz", "train", "lora", "--base", "micro", "--data", str(pictures), "--out", str(out),
-               "--name", "killed",
-               "--steps", str(STEPS), "--rank", "8", "--targets", "all", "--batch-size", "2", "--save-every-steps", "1",
-               "--learning-rate", "1e-3",
+    command = [sys.executable, "-m", "aprendiz", "train", method, "--base", "micro", "--data", str(pictures), "--out", str(out),
+               "--name", "killed", "--steps", str(STEPS if method == "lora" else STEPS // 2), *FLAGS.get(method, ()),
+               "--batch-size", "2", "--save-every-steps", "1", "--learning-rate", "1e-3",
                "--caption-dropout", "0.1", "--ema-decay", "0.9", "--crop", "random", "--flip", "--sample-every-steps", "1000",
                "--sampler-steps", "2"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def result(out: Path) -> dict[str, object]:
+    """Every tensor of what a run left at its end."""
+    folder = out / "aprendiz" / "killed"
+    files = [file for file in folder.glob("killed*.safetensors") if not re.match(r"killed-\d", file.name)]
+    return {f"{file.name}: {name}": tensor for file in files for name, tensor in load_file(file).items()}
 
 
 def inside_a_save(folder: Path) -> bool:
@@ -66,20 +76,20 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def straight(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     out = tmp_path_factory.mktemp("straight")
     assert train(pictures, out).wait() == 0
-    return dict(load_file(out / "aprendiz" / "killed" / "killed.safetensors"))
+    return result(out)
 
 
-def survive(pictures: Path, out: Path, straight: dict[str, object], kills: int, seed: int) -> int:
+def survive(pictures: Path, out: Path, straight: dict[str, object], kills: int, seed: int, method: str = "lora") -> int:
     """Kill a run so many times, let it end, and compare; how many of the kills fell inside a save."""
     moment, in_saves = random.Random(seed), 0
     folder = out / "aprendiz" / "killed"
     for n in range(kills):
-        process = train(pictures, out)
+        process = train(pictures, out, method)
         in_saves += kill_somewhere(process, folder, moment, in_save=n % 2 == 0)
         if (folder / "killed.safetensors").exists():
             break
-    assert train(pictures, out).wait() == 0
-    ended = load_file(folder / "killed.safetensors")
+    assert train(pictures, out, method).wait() == 0
+    ended = result(out)
     assert set(ended) == set(straight)
     assert all(bool((ended[name] == straight[name]).all()) for name in ended)
     assert not list((folder / "checkpoints").glob(".*.tmp"))
@@ -90,6 +100,13 @@ def survive(pictures: Path, out: Path, straight: dict[str, object], kills: int, 
 
 def test_five_kills_change_no_bit(pictures: Path, straight: dict[str, object], tmp_path: Path) -> None:
     assert survive(pictures, tmp_path, straight, kills=5, seed=1) >= 1
+
+
+@pytest.mark.methods
+@pytest.mark.parametrize("method", [name for name in registry.methods() if name != "lora"])
+def test_two_kills_change_no_bit_of_any_method(method: str, pictures: Path, tmp_path: Path) -> None:
+    assert train(pictures, tmp_path / "straight", method).wait() == 0
+    survive(pictures, tmp_path / "killed", result(tmp_path / "straight"), kills=2, seed=3, method=method)
 
 
 @pytest.mark.quality
