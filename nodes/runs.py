@@ -18,6 +18,7 @@ from typing import Any
 from ..aprendiz.errors import AprendizError
 from ..aprendiz.files import disk_errors, move_into_place, temporary_name
 from ..aprendiz.run import Run
+from ..aprendiz.views.comfy_nodes import written
 from ..aprendiz.views.status import check_end
 from ..aprendiz.worker.client import Worker, follow, start
 from ..aprendiz.worker.messages import ENDS
@@ -25,24 +26,22 @@ from ..aprendiz.worker.messages import ENDS
 logger = logging.getLogger(__name__)
 
 GLANCE = 0.1  # seconds between two looks at whether the queue was interrupted
-PLACES = {"lora": "loras", "textual_inversion": "embeddings", "controlnet": "controlnet", "hypernetwork": "hypernetworks",
-          "full": "checkpoints"}  # the kind of ComfyUI's folders that a method's result is looked for in
-BESIDE = (".png",)  # what hosts show beside a file
-
-Tell = Callable[[str, dict[str, Any]], None]
+BESIDE = (".png", ".preview.png")  # what hosts show beside a file
 
 
 class Watch:
-    """A run that is followed by a thread of its own until it ends. worker: None where another program trains it."""
+    """A run that is followed by a thread of its own until it ends, and its result placed then.
 
-    def __init__(self, run: Run, worker: Worker | None, tell: Tell, node: str | None) -> None:
-        self.run, self.worker, self.node = run, worker, node
+    worker: None where another program trains it.
+    """
+
+    def __init__(self, run: Run, worker: Worker | None, host: Any, node: str | None) -> None:
+        self.run, self.worker, self.host, self.node = run, worker, host, node
         self.news: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self.last: dict[str, Any] = {}
         self.reported = False  # whether a node has shown how it failed
-        self._tell = tell
         self._thread = threading.Thread(target=self._follow, name=f"aprendiz {run.name}", daemon=True)
-        tell("run", {"id": run_id(run.folder), "name": run.name, "node": node})
+        host.send("run", {"id": run_id(run.folder), "name": run.name, "node": node})
         self._thread.start()
 
     @property
@@ -66,13 +65,23 @@ class Watch:
             if self.worker is not None:
                 self.worker.let_go()
                 self.worker.process.wait()
-            self._tell("end", {"id": run_id(self.run.folder), "name": self.run.name, "node": self.node,
+            self._place()
+            self.host.send("end", {"id": run_id(self.run.folder), "name": self.run.name, "node": self.node,
                                "state": self.last.get("event", "failed") if self.last.get("event") in ENDS else "failed"})
             self.news.put(None)
+
+    def _place(self) -> None:
+        """Put the result where ComfyUI looks before anybody is told of the end: lists are read anew then."""
+        if self.last.get("event") == "finished":
+            try:
+                place(self.run, self.host)
+            except (AprendizError, OSError) as error:  # the node says it when it places it itself
+                logger.warning("The result of %s was not placed: %s", self.run.name, error)
 
 
 WATCHES: dict[Path, Watch] = {}
 _TAKING = threading.Lock()
+_PLACING = threading.Lock()
 
 
 def take_up(run: Run, host: Any, node: str | None, keep_running: bool) -> Watch:
@@ -92,7 +101,7 @@ def take_up(run: Run, host: Any, node: str | None, keep_running: bool) -> Watch:
             if not run.is_locked:
                 host.free_models()
                 worker = start(run, keep_running=keep_running)
-            known = WATCHES[run.folder] = Watch(run, worker, host.send, node)
+            known = WATCHES[run.folder] = Watch(run, worker, host, node)
     return known
 
 
@@ -141,21 +150,26 @@ def run_id(folder: Path) -> str:
 # The result
 
 
-def place(run: Run, method: str, host: Any) -> tuple[str, Path]:
-    """Put a run's file where ComfyUI looks for its kind: the name that lists show, and the file. Never over another file."""
-    kind = PLACES.get(method)
-    if kind is None:
-        return run.file.name, run.file
-    folder = host.place_for(kind)
-    with disk_errors(folder):
+def place(run: Run, host: Any) -> dict[str, Path]:
+    """Put a run's files where ComfyUI looks for them, never over another file: where each stands, by the kind of its folder.
+
+    Raises RunError.
+    """
+    method = str(run.values()["method"]["name"])
+    return {kind: _placed(file, host.place_for(kind)) for kind, file in written(method, run.file).items()}
+
+
+def _placed(file: Path, folder: Path) -> Path:
+    """A file's copy in a folder, with what hosts show beside it."""
+    with _PLACING, disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        target = _free_or_same(folder, run.file)
+        target = _free_or_same(folder, file)
         if not target.exists():
-            _copy(run.file, target)
+            _copy(file, target)
             for suffix in BESIDE:
-                if run.file.with_suffix(suffix).is_file() and not target.with_suffix(suffix).exists():
-                    _copy(run.file.with_suffix(suffix), target.with_suffix(suffix))
-    return target.name, target
+                if file.with_suffix(suffix).is_file() and not target.with_suffix(suffix).exists():
+                    _copy(file.with_suffix(suffix), target.with_suffix(suffix))
+    return target
 
 
 def _free_or_same(folder: Path, file: Path) -> Path:

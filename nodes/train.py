@@ -70,13 +70,16 @@ class Teller:
 def result(id: str, run: Run, model: Any, clip: Any) -> list[Any]:
     """A finished run as the outputs of its node. What cannot be made is blocked: nothing behind it runs."""
     spec = nodes()[id]
-    name, file = runs.place(run, spec.method, host)
+    files = runs.place(run, host)
+    lora, embedding = files.get("loras"), files.get("embeddings")
     drawn = [pictures.open_rgb(file) for file in runs.last_samples(run)]
-    made: dict[str, Any] = {"file": name, "losses": {"loss": runs.losses(run)}}
+    made: dict[str, Any] = {"file": (lora or next(iter(files.values()), run.file)).name, "losses": {"loss": runs.losses(run)}}
     if drawn:
         made["samples"] = pictures.to_tensor(drawn)
-    if spec.method == "lora":
-        made["lora"] = host.load_tensors(file)
+    if embedding is not None:
+        made["word"] = f"embedding:{embedding.stem}"
+    if lora is not None:
+        made["lora"] = host.load_tensors(lora)
         tuned = host.apply_lora(model, clip, made["lora"])
         made |= {"tuned_model": tuned[0], "tuned_clip": tuned[1]}
     return [host.blocked() if made.get(one.id) is None else made[one.id] for one in spec.outputs]

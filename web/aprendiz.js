@@ -176,8 +176,10 @@ function trainingNode(node) {
   const every = wish('aprendiz.sampleEverySteps', 0), keep = wish('aprendiz.keepRunning', false)
   if (every && widget(node, 'sample_every_steps')) widget(node, 'sample_every_steps').value = every
   if (keep && widget(node, 'keep_running')) widget(node, 'keep_running').value = true
-  const removed = node.onRemoved
+  const removed = node.onRemoved, executed = node.onExecuted
   node.onRemoved = function () { removed?.call(this); node.aprendiz_leave?.() }
+  // The result names the run too: a page that missed its beginning shows it all the same.
+  node.onExecuted = function (result) { executed?.call(this, result); const run = result?.aprendiz?.[0]; if (run) ready.then(() => showRun(node, run.id)) }
 }
 
 /** The run panel, on the node. */

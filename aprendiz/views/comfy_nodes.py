@@ -5,9 +5,10 @@ Ids never change: saved graphs name them. A training node appears for each metho
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 
 from .. import registry
 from ..settings import SECTIONS, BaseSettings, DataSettings, SampleSettings
@@ -16,6 +17,9 @@ from .comfy import LARGEST, Input, inputs, only, section_inputs, word
 
 BASE, DATASET, OPTIONS, LORAS = "APRENDIZ_BASE", "APRENDIZ_DATASET", "APRENDIZ_DATASET_OPTIONS", "APRENDIZ_LORAS"
 WAIT, BACKGROUND = "wait", "background"
+# Where ComfyUI looks for what a method writes, by the flag with which `generate` takes it.
+FOLDERS = {"--lora": "loras", "--embedding": "embeddings", "--controlnet": "controlnet", "--hypernetwork": "hypernetworks",
+           "--base": "checkpoints"}
 HERE = ("path", "trigger", "resolution", "class_word")  # of the pictures' settings: those of the dataset nodes themselves
 
 
@@ -61,6 +65,12 @@ def nodes() -> dict[str, Node]:
 def node_id(method: str) -> str:
     """The training node of a method: 'AprendizTrainTextualInversion'."""
     return "AprendizTrain" + "".join(part.capitalize() for part in method.split("_"))
+
+
+def written(method: str, file: Path) -> dict[str, Path]:
+    """The files that a method writes for a result of this name, by the kind of ComfyUI's folders that each belongs into."""
+    words = registry.methods()[method].arguments(file)
+    return {FOLDERS[flag]: Path(value) for flag, value in zip(words, words[1:]) if flag in FOLDERS}
 
 
 def _socket(id: str, kind: str, tooltip: str, optional: bool = False) -> Input:
@@ -112,32 +122,45 @@ def _sources() -> Iterator[Node]:
 
 
 def _training() -> Iterator[Node]:
-    """One node a method; those for what a LoRA loader takes have outputs for it."""
+    """One node a method. What a LoRA loader takes is applied to MODEL and CLIP; what a prompt calls is handed on as its word."""
     for name, method in registry.methods().items():
         every = [one for section in SECTIONS if section not in ("base", "data") for one in section_inputs(section)]
         taken = {one.id for one in every}
         own = [replace(one, id=f"method_{one.id}") if one.id in taken else one for one in inputs(method.Settings, "method")]
         settings = [*own, *every]
         ordered = [*(one for one in settings if not one.advanced), *(one for one in settings if one.advanced)]
-        lora = name == "lora"
+        kinds = written(name, Path("name.safetensors"))
         yield Node(
             id=node_id(name), title=word("Train {method}"), named=method.title, category="Aprendiz", ends=True, method=name,
             about=word("Teaches the base what the pictures show, in a process of its own. Interrupting stops it with everything "
                        "saved; queueing the same graph again goes on from there."),
             inputs=(_socket("base", BASE, word("The model to teach.")),
                     _socket("dataset", DATASET, word("The pictures to learn from.")),
-                    _socket("model", "MODEL", word("Where what was learned is applied, for drawing in the same graph."), True),
-                    _socket("clip", "CLIP", word("Where what was learned of words is applied."), True),
+                    *(_tuned_inputs() if "loras" in kinds else ()),
                     Input(id="when", kind="COMBO", choices=(WAIT, BACKGROUND), default=WAIT, tooltip=word(
                         "Wait: the graph goes on when the training has finished. Background: the queue stays free; queue again "
                         "afterwards for the result.")),
                     *ordered),
-            outputs=(Output("file", "*", word("Name of the file that was learned, ready for a loader.")),
-                     *((Output("lora", "LORA_MODEL", word("The LoRA's weights, for Save LoRA Weights.")),) if lora else ()),
-                     Output("losses", "LOSS_MAP", word("The loss of each step, for Plot Loss Graph.")),
-                     Output("samples", "IMAGE", word("The last sample pictures.")),
-                     Output("tuned_model", "MODEL", word("The model with what was learned.")),
-                     Output("tuned_clip", "CLIP", word("The text encoder with what was learned."))))
+            outputs=tuple(_learned(kinds)))
+
+
+def _tuned_inputs() -> Iterator[Input]:
+    yield _socket("model", "MODEL", word("Where what was learned is applied, for drawing in the same graph."), True)
+    yield _socket("clip", "CLIP", word("Where what was learned of words is applied."), True)
+
+
+def _learned(kinds: Collection[str]) -> Iterator[Output]:
+    """The outputs of a training node whose method writes files of these kinds."""
+    yield Output("file", "*", word("Name of the file that was learned, ready for a loader."))
+    if "loras" in kinds:
+        yield Output("lora", "LORA_MODEL", word("The LoRA's weights, for Save LoRA Weights."))
+    yield Output("losses", "LOSS_MAP", word("The loss of each step, for Plot Loss Graph."))
+    yield Output("samples", "IMAGE", word("The last sample pictures."))
+    if "loras" in kinds:
+        yield Output("tuned_model", "MODEL", word("The model with what was learned."))
+        yield Output("tuned_clip", "CLIP", word("The text encoder with what was learned."))
+    if "embeddings" in kinds:
+        yield Output("word", "STRING", word("What calls it in a prompt of any text encoder node: embedding:name."))
 
 
 def _request() -> list[Input]:
