@@ -156,11 +156,21 @@ def test_half_of_the_captions_are_dropped_unless_the_job_says_otherwise(learned:
     assert learned.job().with_values(data={"caption_dropout": 0.1}).data.caption_dropout == 0.1
 
 
-def test_without_a_name_the_file_is_called_by_its_kind(base_file: Path, tmp_path: Path) -> None:
+def test_without_a_name_the_file_is_called_by_its_kind_and_its_base(base_file: Path, tmp_path: Path) -> None:
     data = pictures(tmp_path / "red", 2, size=(64, 64))
     run = teach(tmp_path / "out", data, method="controlnet", control="tile", name=None, steps=1, resolution=64,
                 base=str(base_file))
-    assert run.file.name == "control-tile.safetensors"
+    assert run.file.name == "control-tile-sd15.safetensors"
+
+
+def test_names_say_the_base_as_sd_webui_controlnet_reads_them() -> None:
+    from aprendiz.methods.controlnet import name_problems
+    said = {(name, family): [str(problem) for problem in name_problems(name, "canny", family)]
+            for name, family in (("a-canny-sd15", "sd1"), ("canny-xl", "sdxl"), ("canny-sd21", "sd2"), ("canny", "sd1"),
+                                 ("pixlated-canny", "sd1"), ("mine", "sd2"), ("canny", "flow"))}
+    assert [len(problems) for problems in said.values()] == [0, 0, 0, 1, 1, 2, 0]
+    assert "Call it canny-sd15." in said["canny", "sd1"][0] and "with xl in its name" in said["pixlated-canny", "sd1"][0]
+    assert "Call it mine-canny-sd21." in said["mine", "sd2"][1]
 
 
 def test_condition_pictures_of_ones_own_are_learned_and_count(base_file: Path, tmp_path: Path) -> None:
@@ -367,7 +377,9 @@ def test_jobs_that_cannot_be_are_refused_and_misleading_names_warned_of(base_fil
         "condition_source files with pictures of the base's own": (
             {"condition_source": "files", "prior": {"pictures": 4}}, "Set prior.pictures to 0"),
         "control depth without its model": ({"control": "depth"}, "Name the folder of its files"),
-        "a name that lacks the kind of control": ({"name": "mine"}, "Call it mine-canny"),
+        "a name that lacks the kind of control": ({"name": "mine-sd15"}, "Call it mine-sd15-canny"),
+        "a name that lacks the base": ({"name": "canny"}, "Call it canny-sd15"),
+        "a name that hosts take for one of another base": ({"name": "canny-xl"}, "for one of another base"),
         "a name that hosts take for another kind": ({"name": "shuffle-canny"}, "for another kind"),
     }
     for what, (settings, sentence) in cases.items():

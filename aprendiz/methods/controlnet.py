@@ -29,6 +29,9 @@ KINDS = ("canny", "scribble", "blur", "tile", "inpaint", "color", "softedge", "p
 LINES = ("canny", "scribble", "softedge", "pidi", "mlsd")
 # Words in a file's name that make hosts treat it as something else, unless it is.
 MISLEADING = ("shuffle", "instant_id", "lllite")
+# By these words in a file's name sd-webui-controlnet tells the base, in this order: it warns of a name without one, and refuses
+# to draw where base and name differ. The first of each is the one that we give.
+VERSIONS = {"sd1": ("sd15", "sd14", "sd16"), "sd2": ("sd21", "2.1"), "sdxl": ("sdxl", "xl")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,15 +94,16 @@ class ControlNet(Method):
     def settle(cls, job: Job) -> Job:
         job = super().settle(job)
         if job.output.name is None:
-            # Hosts choose a preprocessor by the kind in the file's name.
-            kind = job.method.control
-            job = job.with_values(output={"name": "control" if kind == "other" else f"control-{kind}"})
+            # Hosts choose a preprocessor by the kind in the file's name, and the base by its version.
+            kind, version = job.method.control, VERSIONS.get(family_of(job) or "", ("",))[0]
+            words = ["control", "" if kind == "other" else kind, version]
+            job = job.with_values(output={"name": "-".join(word for word in words if word)})
         return job
 
     @classmethod
     def check(cls, job: Job, family: Family, source: Source) -> list[Problem]:
         settings: ControlNetSettings = job.method
-        problems = name_problems(job.output.name or "", settings.control)
+        problems = name_problems(job.output.name or "", settings.control, family.name)
         if settings.canny_low > settings.canny_high and settings.control == "canny":
             problems.append(Problem("canny_low {low} is above canny_high {high}. Exchange them.",
                                     {"low": settings.canny_low, "high": settings.canny_high}, "method.canny_low"))
@@ -187,14 +191,34 @@ class ControlNet(Method):
         return ["--controlnet", str(file), "--control", "..."]
 
 
-def name_problems(name: str, kind: str) -> list[Problem]:
-    """Names by which hosts would take a ControlNet for another kind: warnings, for people may rename it."""
+def family_of(job: Job) -> str | None:
+    """The family of a job's base, from its headers; None where it is not there."""
+    from ..errors import AprendizError
+    from ..formats.checkpoint import find
+    try:
+        return find(job.base).family
+    except AprendizError:  # told of when the job is checked
+        return None
+
+
+def name_problems(name: str, kind: str, family: str) -> list[Problem]:
+    """Names by which hosts would take a ControlNet for another kind or another base's: warnings, for people may rename it."""
     told = {"name": name, "kind": kind, "better": f"{name}-{kind}"}
     problems = [Problem("Hosts take a ControlNet with {word} in its name for another kind. Choose another name than {name}.",
                         {**told, "word": word}, "output.name", warning=True) for word in MISLEADING if word in name.lower()]
     if kind != "other" and kind not in name.lower():
         problems.append(Problem("Hosts choose the control type by the file's name, and {name} does not say {kind}. Call it "
                                 "{better}.", told, "output.name", warning=True))
+    version = next(((of, word) for of, words in VERSIONS.items() for word in words if word in name.lower()), None)
+    if family in VERSIONS and version is None:
+        better = f"{told['better'] if len(problems) else name}-{VERSIONS[family][0]}"
+        problems.append(Problem("AUTOMATIC1111 tells a ControlNet's base by the file's name, and {name} does not say {version}. "
+                                "Call it {better}.", {"name": name, "version": VERSIONS[family][0], "better": better},
+                                "output.name", warning=True))
+    elif version is not None and version[0] != family:
+        problems.append(Problem("AUTOMATIC1111 takes a ControlNet with {word} in its name for one of another base, and does not "
+                                "draw with it. Choose another name than {name}.", {"word": version[1], "name": name},
+                                "output.name", warning=True))
     return problems
 
 
