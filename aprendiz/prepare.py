@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import boards, devices, memory, placing, registry, room
+from . import boards, devices, memory, pace, placing, registry, room
 from .data import buckets, captions, folder, maps
 from .data.cache import Cache, Cut, Encoded, encode_cuts, encode_now, encode_texts
 from .data.loader import Example, Loader, Plan, Store
@@ -214,7 +214,8 @@ def prepare(job: Job, run: Run, checked: Checked, processes: Processes) -> Lesso
     arena = Arena(method.parts(), device, torch.float32 if method.precise else base.dtype)
     if job.training.compile:
         compile_blocks(base)
-    steps = steps_of(job.training, len(plan.examples), plan.batches)
+    # 0: they follow from the minutes that there are, and are decided before the first one.
+    steps = steps_of(job.training, len(plan.examples), plan.batches) or pace.decided(run) or 0
     room.check_disk(run, job, arena.master.numel(), steps)
     return Lesson(job=job, run=run, base=base, method=method, dataset=checked.dataset, objective=objective(base, job.objective),
                   loader=loader,

@@ -138,6 +138,8 @@ class TrainingSettings:
 
     steps: int | None = knob(None, "How many optimizer steps. Either this or epochs.", min=1, max=10_000_000, level="basic")
     epochs: float | None = knob(None, "How many times all pictures are seen. Either this or steps.", min=0.01, max=100000)
+    minutes: float | None = knob(None, "How long the run may take in minutes, instead of steps or epochs: the steps follow from "
+                                       "the speed of the first ones.", min=0.1, max=100000, level="basic")
     batch_size: int = knob(1, "Pictures per step.", min=1, max=1024)
     gradient_accumulation: int = knob(1, "Split a batch into this many parts: less memory, the same result.", min=1, max=1024)
     seed: int = knob(42, "Every random draw follows from it.", min=0, max=2**63 - 1)
@@ -324,6 +326,9 @@ def contradictions(sections: Mapping[str, Any]) -> list[Problem]:
     if training and training.steps is not None and training.epochs is not None:
         problems.append(Problem("Both steps ({steps}) and epochs ({epochs}) are set. Keep one; the other follows from it.",
                                 {"steps": training.steps, "epochs": training.epochs}, "training.epochs"))
+    if training and training.minutes is not None and (training.steps is not None or training.epochs is not None):
+        problems.append(Problem("minutes ({minutes}) is set beside steps or epochs. Keep one of them: the steps follow from the "
+                                "minutes.", {"minutes": training.minutes}, "training.minutes"))
     if training and training.batch_size % training.gradient_accumulation:
         problems.append(Problem("batch_size {batch} cannot be split into {parts} equal parts. Choose a gradient_accumulation "
                                 "that divides it.",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from . import __version__, devices, forensics, state
+from . import __version__, devices, forensics, pace, state
 from .boards import boards
 from .memory import Fit
 from .meter import Meter, Note, NotFinite
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+clock = time.perf_counter  # seconds
 SNAPSHOT_SECONDS = 20.0  # how much training an accident may cost: what is trained is copied to RAM this often
 
 
@@ -51,7 +52,8 @@ def train(job: Job, run: Run) -> Path:
                   aprendiz=__version__)
         assert checked.report
         told = checked.report.forecast
-        run.event("preflight", pictures=told.pictures, steps=told.steps, epochs=round(told.epochs, 2), seconds=told.seconds,
+        run.event("preflight", pictures=told.pictures, steps=told.steps, epochs=told.epochs and round(told.epochs, 2),
+                  seconds=told.seconds,
                   problems=[problem for problem in checked.problems if problem.warning], memory_gb=None,
                   disk_gb=round((told.cache_bytes + told.checkpoint_bytes) / 1e9, 3), text="\n".join(checked.report.lines()))
         lesson = prepare(job, run, checked, processes)
@@ -110,8 +112,11 @@ def learn(lesson: Lesson) -> Learned:
     job, run, arena, processes = lesson.job, lesson.run, lesson.arena, lesson.processes
     learned = Learned(Fit(lesson), ema=arena.master.clone() if job.training.ema_decay else None)
     resume(lesson, learned)
+    began = clock()
     if learned.step == 0:
         draw_samples(lesson, 0, arena.master)
+    if not lesson.steps:
+        pace.decide(lesson, learned, clock() - began, lambda: rehearsed(lesson, learned, processes), clock)
     meter = Meter(run, lesson.steps, lesson.loader.samples, arena.master.device)
     share = processes.share(lesson.loader.samples)
     snapshot, taken = learned.state(lesson), time.monotonic()
@@ -150,6 +155,15 @@ def learn(lesson: Lesson) -> Learned:
         if due:
             meter.pause()
     return learned
+
+
+def rehearsed(lesson: Lesson, learned: Learned, processes: Processes) -> None:
+    """One step, waited for; what it changes is put back later."""
+    share = processes.share(lesson.loader.samples)
+    loss = None
+    while loss is None:
+        loss = tried(lesson, learned, lesson.loader.batch(learned.step, share))
+    loss.item()
 
 
 def tried(lesson: Lesson, learned: Learned, batch: Batch) -> Tensor | None:

@@ -58,7 +58,8 @@ class Forecast:
     """What the run will come to.
 
     pictures: trained on. validation: kept apart. left_out: too small, where enlarging is not allowed. shown: pictures an epoch,
-    with repeats. sizes: how many pictures are trained at each size. batches: an epoch's. free_bytes, seconds: None where unknown.
+    with repeats. sizes: how many pictures are trained at each size. batches: an epoch's. steps: None where they follow from
+    `minutes`. free_bytes, seconds: None where unknown.
     """
 
     pictures: int
@@ -68,23 +69,29 @@ class Forecast:
     sizes: Mapping[Size, int]
     batches: int
     batch_size: int
-    steps: int
+    steps: int | None
     cache_bytes: int
     checkpoint_bytes: int
     free_bytes: int | None
     seconds: float | None
 
     @property
-    def epochs(self) -> float:
-        """How many times all pictures are seen."""
+    def epochs(self) -> float | None:
+        """How many times all pictures are seen; None where nobody knows yet."""
+        if self.steps is None:
+            return None
         return self.steps / self.batches if self.batches else 0.0
 
     def lines(self) -> list[str]:
         """The forecast in the person's language."""
         told = [say("Pictures: {count}; with repeats {shown} an epoch; sizes: {sizes}; kept apart for validation: {validation}.",
-                    count=self.pictures, shown=self.shown, sizes=len(self.sizes), validation=self.validation),
-                say("Steps: {steps}, batch size {batch}; epochs: {epochs}, of {batches} steps each.",
-                    steps=self.steps, batch=self.batch_size, epochs=round(self.epochs, 1), batches=self.batches)]
+                    count=self.pictures, shown=self.shown, sizes=len(self.sizes), validation=self.validation)]
+        if self.epochs is None:
+            told.append(say("Steps: as many as fit into the time, batch size {batch}; an epoch has {batches}.",
+                            batch=self.batch_size, batches=self.batches))
+        else:
+            told.append(say("Steps: {steps}, batch size {batch}; epochs: {epochs}, of {batches} steps each.", steps=self.steps,
+                            batch=self.batch_size, epochs=round(self.epochs, 1), batches=self.batches))
         free = "?" if self.free_bytes is None else in_words(self.free_bytes)
         told.append(say("Disk: about {cache} for what is encoded once and {checkpoints} for checkpoints; free: {free}.",
                         cache=in_words(self.cache_bytes), checkpoints=in_words(self.checkpoint_bytes), free=free))
@@ -289,12 +296,25 @@ def foresee(job: Job, found: Sequence[Picture], targets: Sequence[Size | None], 
         pictures=len(trained), validation=sum(picture.validation for picture in found),
         left_out=sum(target is None for target in targets), shown=sum(shown.values()),
         sizes=dict(Counter(target for _, target in trained)), batches=batches, batch_size=job.training.batch_size, steps=steps,
-        cache_bytes=cache_bytes(job.data, found, targets, facts), checkpoint_bytes=checkpoint_bytes(job.training, steps, facts),
-        free_bytes=free, seconds=None if facts.seconds_per_step is None else steps * facts.seconds_per_step)
+        cache_bytes=cache_bytes(job.data, found, targets, facts),
+        checkpoint_bytes=checkpoint_bytes(job.training, steps or 0, facts), free_bytes=free,
+        seconds=foreseen_seconds(job.training, steps, facts))
 
 
-def steps_of(training: TrainingSettings, examples: int, batches: int) -> int:
-    """Optimizer steps of a run: as told, or from the epochs, or 100 for each picture within 400 and 2,000."""
+def foreseen_seconds(training: TrainingSettings, steps: int | None, facts: Facts) -> float | None:
+    """Seconds of training: those asked for, or the steps at the speed that is known; None where none is."""
+    if training.minutes is not None:
+        return 60 * training.minutes
+    return None if facts.seconds_per_step is None or steps is None else steps * facts.seconds_per_step
+
+
+def steps_of(training: TrainingSettings, examples: int, batches: int) -> int | None:
+    """Optimizer steps of a run: as told, or from the epochs, or 100 for each picture within 400 and 2,000.
+
+    None where they follow from `minutes`, once a step's time is known.
+    """
+    if training.minutes is not None:
+        return None
     if training.steps is not None:
         return training.steps
     if training.epochs is not None:

@@ -173,11 +173,13 @@ def _change(given: dict[str, dict[str, Any]], known: Mapping[str, Flag], section
 
 
 def _keep_one(values: dict[str, Any], given: Mapping[str, Mapping[str, Any]]) -> None:
-    """`--steps` takes the place of a job file's epochs, and the other way round."""
+    """`--steps` takes the place of a job file's epochs or minutes, and each of them that of the others."""
     asked = given.get("training", {})
-    for one, other in (("steps", "epochs"), ("epochs", "steps")):
-        if asked.get(one) is not None and other not in asked and isinstance(values.get("training"), dict):
-            values["training"].pop(other, None)
+    durations = ("steps", "epochs", "minutes")
+    if any(asked.get(name) is not None for name in durations) and isinstance(values.get("training"), dict):
+        for other in durations:
+            if other not in asked:
+                values["training"].pop(other, None)
 
 
 def _whole_paths(values: dict[str, Any], beside: Path | None) -> None:

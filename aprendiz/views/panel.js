@@ -22,7 +22,8 @@ const ENGLISH = {
   best: 'best', shown_step: 'Step shown', validation: 'validation {loss}', chart: 'Loss from {first} to {last} at step {step}',
   say_queued: 'Waiting for its turn: {ahead} before this one.', say_starting: 'Starting', say_checking: 'Checking the pictures',
   say_pictures: 'Encoding pictures {done} of {total}', say_captions: 'Encoding captions {done} of {total}',
-  say_prior: "Drawing the base's own pictures {done} of {total}", say_first: 'Everything is ready; the first step is being taken.',
+  say_prior: "Drawing the base's own pictures {done} of {total}", say_speed: 'Measuring how long a step takes',
+  say_conditions: 'Making condition pictures {done} of {total}', say_first: 'Everything is ready; the first step is being taken.',
   say_falling: 'The loss is still falling: {before} to {after} over the last steps.',
   say_flat: 'The loss has hardly moved over the last steps. You can stop here or let it finish; look at the pictures.',
   say_validation: 'Step {step} has the lowest loss on the pictures kept apart so far, {loss}.',
@@ -282,7 +283,7 @@ class Run extends HTMLElement {
     if (state === 'paused') return this.#say('say_paused', {step: f.step})
     if (state === 'finished') return this.#say('say_finished', {step: f.step, file: f.file})
     if (state === 'queued') return f.ahead ? this.#say('say_queued', {ahead: f.ahead}) : this.#say('say_starting')
-    if (f.caching) return this.#say({pictures: 'say_pictures', captions: 'say_captions'}[f.caching.what] ?? 'say_prior', {done: f.caching.done, total: f.caching.total})
+    if (f.caching) return this.#say({pictures: 'say_pictures', captions: 'say_captions', speed: 'say_speed', 'condition pictures': 'say_conditions'}[f.caching.what] ?? 'say_prior', {done: f.caching.done, total: f.caching.total})
     if (!f.loss.length) return this.#say(f.checked ? 'say_first' : f.started ? 'say_checking' : 'say_starting')
     if (f.validation.length > 1) {
       const best = f.validation.reduce((a, b) => (b[1] < a[1] ? b : a)), later = f.validation.filter(([step]) => step > best[0]).length

@@ -20,7 +20,8 @@ WIDTH = 24          # characters of the bar
 QUIET = 10.0        # seconds between two lines where there is no terminal
 SMOOTH = 0.9        # of the shown loss and of the shown speed, for each event
 CACHING = {"pictures": "Encoding pictures", "captions": "Encoding captions",
-           "pictures of the base's own": "Drawing the base's own pictures"}
+           "pictures of the base's own": "Drawing the base's own pictures", "condition pictures": "Making condition pictures",
+           "speed": "Measuring how long a step takes"}
 STATES = {"queued": "queued", "running": "running", "paused": "paused", "stopped": "stopped", "finished": "finished",
           "failed": "failed", "dead": "dead"}
 

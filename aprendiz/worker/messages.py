@@ -30,15 +30,15 @@ EVENTS: dict[str, dict[str, str]] = {
     },
     "preflight": {
         "pictures": "how many are trained on",
-        "steps": "optimizer steps of the whole run",
-        "epochs": "how often each picture is seen",
+        "steps": "optimizer steps of the whole run, null while they follow from the minutes that there are",
+        "epochs": "how often each picture is seen, null then too",
         "problems": "warnings, each {template, fields, where, warning, text}",
         "seconds": "forecast, null where unknown",
         "disk_gb": "forecast",
         "memory_gb": "forecast",
         "text": "the same for people, in English",
     },
-    "caching": {"what": "pictures, captions, or pictures of the base's own", "done": "how many", "total": "of how many"},
+    "caching": {"what": "pictures, captions, pictures of the base's own, or speed (steps that are timed and undone)", "done": "how many", "total": "of how many"},
     "step": {
         "step": "optimizer steps done, from 1",
         "steps": "of how many",
