@@ -40,9 +40,9 @@ class Stopped(Exception):
 class Run:
     """One run's folder.
 
-    attempt: 0 as created, then counting the workers that took it up. created: whether this very call of `create` made the folder.
-    listeners: called with every event this process writes. main: False in the helping processes of a launch with several, which
-    neither write nor listen.
+    attempt: 0 as created, then counting the workers that took it up. created: the folders that this very call of `create` made,
+    the run's own first. listeners: called with every event this process writes. main: False in the helping processes of a launch
+    with several, which neither write nor listen.
     """
 
     def __init__(self, folder: Path, *, main: bool = True) -> None:
@@ -74,7 +74,7 @@ class Run:
             made = _make_folder(root / free, job, identity, dataset_digest)
             if made is not None:
                 run = cls(root / free)
-                run.created = made
+                run.created = [run.folder, *made]
                 _remember(Path(output).absolute())
                 return run
 

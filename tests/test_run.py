@@ -116,6 +116,14 @@ def test_discarding_a_run_removes_the_folders_made_for_it_and_no_other(tmp_path:
     assert list(tmp_path.glob("deep/*")) == [] and not (tmp_path / "deep").exists() and tmp_path.exists()
 
 
+def test_a_run_beside_others_counts_as_created_and_is_discarded_alone(tmp_path: Path) -> None:
+    kept = Run.create(tmp_path, job(), "a")
+    run = Run.create(tmp_path, job(), "b")
+    assert run.created and run.folder != kept.folder
+    run.discard()
+    assert kept.folder.exists() and not run.folder.exists()
+
+
 # Events
 
 
