@@ -59,7 +59,8 @@ def page() -> str:
     for section, settings in SECTIONS.items():
         parts.append(f"## {section}\n\n{first_line(settings)}\n\n{table(by_section[section])}")
     for name, method in registry.methods().items():
-        own = [flag for flag in by_section["method"] if name in flag.methods]
+        # Methods may have settings of one name with other choices and another meaning.
+        own = [dataclasses.replace(flag, settings=method.Settings) for flag in by_section["method"] if name in flag.methods]
         about = f"{method.title}. {first_line(method.Settings)} `method.name = \"{name}\"`"
         parts.append(f"## method: {name}\n\n{about}\n\n{table(own)}")
     return "\n".join(parts)
