@@ -15,7 +15,7 @@ from comfy_door import ROOT, door
 from aprendiz import registry
 from aprendiz.knobs import kinds, knobs
 from aprendiz.settings import SECTIONS, DataSettings, Job, OptimizerSettings, TrainingSettings
-from aprendiz.texts import LANGUAGES, translations
+from aprendiz.texts import LANGUAGES, label, translations
 from aprendiz.views import comfy, comfy_nodes, comfy_pages, panel
 
 SETTINGS = [*SECTIONS.values(), *(method.Settings for method in registry.methods().values())]
@@ -130,6 +130,22 @@ def test_the_languages_have_equal_keys_and_differing_texts(name: str) -> None:
     assert all(keys(one) == keys(read["en"]) for one in read.values())
     if name != "main":
         assert len({json.dumps(one, sort_keys=True) for one in read.values()}) == len(LANGUAGES)
+
+
+@pytest.mark.parametrize("language", LANGUAGES[1:])
+def test_every_label_is_in_the_language_and_none_is_idle(language: str) -> None:
+    named = {one.label for node in comfy_nodes.nodes().values() for one in node.inputs}
+    named |= {one.id.replace("_", " ") for node in comfy_nodes.nodes().values() for one in node.outputs}
+    known = json.loads((ROOT / "aprendiz" / "texts" / "labels.json").read_text(encoding="utf-8"))
+    assert sorted(name for name in named if language not in known.get(name, {})) == []
+    assert sorted(set(known) - named) == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES[1:])
+def test_labels_of_one_node_differ_from_each_other(language: str) -> None:
+    for node in comfy_nodes.nodes().values():
+        shown = [label(one.label, language) for one in node.inputs]
+        assert len(set(shown)) == len(shown), node.id
 
 
 @pytest.mark.parametrize("language", LANGUAGES[1:])

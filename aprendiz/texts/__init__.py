@@ -1,5 +1,7 @@
 """Texts in a person's language: English templates are the keys, `es.json` and `pt-BR.json` the translations.
 
+`labels.json` has the names of settings as they stand beside a field, where a door shows them in the person's language.
+
 Standard library only: hosts import this.
 """
 
@@ -40,6 +42,17 @@ def translations(tag: str) -> dict[str, str]:
     if not file.exists():
         return {}
     read: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
+    return read
+
+
+def label(name: str, to: str) -> str:
+    """The name of a setting, an input or an output ('batch size') in a language; as it is where there is no other word."""
+    return _labels().get(name, {}).get(to, name)
+
+
+@cache
+def _labels() -> dict[str, dict[str, str]]:
+    read: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("labels.json").read_text(encoding="utf-8"))
     return read
 
 

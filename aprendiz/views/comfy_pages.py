@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..texts import LANGUAGES, translations
+from ..texts import LANGUAGES, label, translations
 from .comfy import Input, word
 from .comfy_nodes import BASE, DATASET, LORAS, OPTIONS, Node, nodes
 from .panel import SETTINGS, TEXTS
@@ -43,10 +43,16 @@ def definition(node: Node, language: str) -> dict[str, Any]:
     """A node's texts as ComfyUI's locale files have them."""
     return {
         "display_name": node.title_in(language), "description": _in(node.about, language),
-        "inputs": {one.id: {"name": one.label, "tooltip": _in(one.tooltip, language)} for one in node.inputs},
-        "outputs": {str(i): {"name": one.id.replace("_", " "), "tooltip": _in(one.tooltip, language)}
+        "inputs": {one.id: {"name": label(one.label, language), "tooltip": tooltip(one, language)} for one in node.inputs},
+        "outputs": {str(i): {"name": label(one.id.replace("_", " "), language), "tooltip": _in(one.tooltip, language)}
                     for i, one in enumerate(node.outputs)},
     }
+
+
+def tooltip(one: Input, language: str) -> str:
+    """What an input is; in another language also the name by which messages and job files call it."""
+    told = _in(one.tooltip, language)
+    return f"{told} ({one.setting})" if language != "en" and one.setting else told
 
 
 def page(node: Node, language: str) -> str:
@@ -54,11 +60,13 @@ def page(node: Node, language: str) -> str:
     heads = {key: _in(head, language) for key, head in HEADS.items()}
     parts = [f"# {node.title_in(language)}", _in(node.about, language)]
     if node.inputs:
-        rows = [(one.label if one.advanced else f"**{one.label}**", takes(one), _in(one.tooltip, language))
-                for one in node.inputs]
+        names = [label(one.label, language) for one in node.inputs]
+        rows = [(name if one.advanced else f"**{name}**", takes(one), tooltip(one, language))
+                for name, one in zip(names, node.inputs)]
         parts += [f"## {heads['inputs']}", _table((heads["name"], heads["takes"], heads["does"]), rows)]
     if node.outputs:
-        rows = [(one.id.replace("_", " "), KINDS.get(one.kind, one.kind), _in(one.tooltip, language)) for one in node.outputs]
+        rows = [(label(one.id.replace("_", " "), language), KINDS.get(one.kind, one.kind), _in(one.tooltip, language))
+                for one in node.outputs]
         parts += [f"## {heads['outputs']}", _table((heads["name"], heads["takes"], heads["does"]), rows)]
     return "\n\n".join(parts) + "\n"
 
