@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ..aprendiz.errors import Problem, ProblemsError
-from ..aprendiz.views.panel import NO_LORA, NO_PROMPT, UNEVEN
+from ..aprendiz.views.panel import NO_CONTROL, NO_EMBEDDING, NO_LORA, NO_PROMPT, UNEVEN
 from . import host, pictures
 from .commands import ask
 
 FLAGS = {"negative_prompt": "--negative", "sampler": "--sampler", "sampler_steps": "--steps", "guidance": "--guidance"}
+EMBEDDINGS = ("", ".safetensors", ".pt", ".bin")
+CALLED = re.compile(r"\bembedding:([^\s,:()\[\]<>{}|]+)")  # as stock text encoder nodes call an embedding
 BASE_FLAGS = {"path": "--base", "vae": "--vae", "text_encoder": "--text-encoder", "prediction": "--prediction",
               "clip_skip": "--clip-skip"}
 
@@ -29,23 +32,61 @@ def lora_file(name: str) -> Path:
     return found
 
 
-def generate(base: Mapping[str, Any], loras: Sequence[tuple[str, float]], given: Mapping[str, Any], image: Any, mask: Any,
+def called(text: str, found: dict[str, Path]) -> str:
+    """A prompt as the command line takes it, `embedding:name` by its name alone; its file is noted in `found`.
+
+    Raises ProblemsError where there is no such file.
+    """
+
+    def take(match: re.Match[str]) -> str:
+        name = match.group(1)
+        file = next((file for ending in EMBEDDINGS if (file := host.find("embeddings", name + ending))), None)
+        if file is None:
+            raise ProblemsError([Problem(NO_EMBEDDING, {"name": name}, "prompt")])
+        found[name] = file
+        return file.stem
+
+    return CALLED.sub(take, text)
+
+
+def generate(base: Mapping[str, Any], loras: Sequence[tuple[str, float]], given: Mapping[str, Any], shown: Mapping[str, Any],
              node: str | None) -> Any:
-    """Pictures as one batch. Raises what the command line could not do."""
+    """Pictures as one batch; shown: the wired `image`, `mask` and `control_image`. Raises what the command line could not do."""
     with _scratch() as folder:
-        arguments = ["generate", *_common(base, loras, given), "--prompt", str(given["prompt"]), "--seed", str(given["seed"]),
-                     "--count", str(given["count"]), "--out", str(folder / "drawn") + "/"]
-        if image is not None:
-            start = pictures.to_pil(image)[0]
-            start.save(folder / "start.png")
-            arguments += ["--image", str(folder / "start.png"), "--strength", str(given["strength"])]
-            if mask is not None:
-                whole = pictures.to_pil(mask.reshape((-1, mask.shape[-2], mask.shape[-1]))[:1].unsqueeze(-1))[0].convert("L")
-                whole.resize(start.size).save(folder / "mask.png")
-                arguments += ["--mask", str(folder / "mask.png")]
+        arguments = ["generate", *_common(base, loras, given, [str(given["prompt"])]), "--seed", str(given["seed"]),
+                     "--count", str(given["count"]), "--out", str(folder / "drawn") + "/",
+                     *_start(folder, given, shown), *_control(folder, given, shown)]
         (folder / "drawn").mkdir()
         _run(arguments, node)
         return pictures.to_tensor([pictures.open_rgb(file) for file in sorted((folder / "drawn").glob("*.png"))])
+
+
+def _start(folder: Path, given: Mapping[str, Any], shown: Mapping[str, Any]) -> list[str]:
+    """Flags of a picture to start from."""
+    if shown.get("image") is None:
+        return []
+    start = pictures.to_pil(shown["image"])[0]
+    start.save(folder / "start.png")
+    arguments = ["--image", str(folder / "start.png"), "--strength", str(given["strength"])]
+    mask = shown.get("mask")
+    if mask is not None:
+        whole = pictures.to_pil(mask.reshape((-1, mask.shape[-2], mask.shape[-1]))[:1].unsqueeze(-1))[0].convert("L")
+        whole.resize(start.size).save(folder / "mask.png")
+        arguments += ["--mask", str(folder / "mask.png")]
+    return arguments
+
+
+def _control(folder: Path, given: Mapping[str, Any], shown: Mapping[str, Any]) -> list[str]:
+    """Flags of a ControlNet. Raises ProblemsError."""
+    name, image = given.get("control_net"), shown.get("control_image")
+    if not name and image is None:
+        return []
+    file = host.find("controlnet", name) if name else None
+    if file is None or image is None:
+        raise ProblemsError([Problem(NO_CONTROL, {}, "control_net")])
+    pictures.to_pil(image)[0].save(folder / "control.png")
+    return ["--controlnet", f"{file}:{given['control_strength']:g}", "--control", str(folder / "control.png"),
+            "--control-start", str(given["control_start"]), "--control-end", str(given["control_end"])]
 
 
 def walk(base: Mapping[str, Any], loras: Sequence[tuple[str, float]], given: Mapping[str, Any],
@@ -55,10 +96,8 @@ def walk(base: Mapping[str, Any], loras: Sequence[tuple[str, float]], given: Map
     if not prompts:
         raise ProblemsError([Problem(NO_PROMPT, {}, "prompts")])
     target = host.output_folder() / f"aprendiz-walk-{secrets.token_hex(4)}.{given['format']}"
-    arguments = ["walk", *_common(base, loras, given), "--seeds", str(given["seeds"]), "--frames", str(given["frames"]),
+    arguments = ["walk", *_common(base, loras, given, prompts), "--seeds", str(given["seeds"]), "--frames", str(given["frames"]),
                  "--frames-per-second", str(given["frames_per_second"]), "--out", str(target)]
-    for prompt in prompts:
-        arguments += ["--prompt", prompt]
     _run(arguments, node)
     return frames(target, float(given["frames_per_second"])), target
 
@@ -94,20 +133,26 @@ def inspect(name: str) -> str:
     return "\n".join(look(file).lines())
 
 
-def _common(base: Mapping[str, Any], loras: Sequence[tuple[str, float]], given: Mapping[str, Any]) -> list[str]:
-    """Flags of everything that is drawn."""
+def _common(base: Mapping[str, Any], loras: Sequence[tuple[str, float]], given: Mapping[str, Any],
+            prompts: Sequence[str]) -> list[str]:
+    """Flags of everything that is drawn. Raises ProblemsError."""
     arguments = []
+    embeddings: dict[str, Path] = {}
     for name, flag in BASE_FLAGS.items():
         if base.get(name) is not None:
             arguments += [flag, str(base[name])]
     for name, flag in FLAGS.items():
         if given.get(name) not in (None, ""):
-            arguments += [flag, str(given[name])]
+            arguments += [flag, called(str(given[name]), embeddings)]
     for name in ("width", "height"):
         if given.get(name):
             arguments += [f"--{name}", str(given[name])]
+    for prompt in prompts:
+        arguments += ["--prompt", called(prompt, embeddings)]
     for file, weight in loras:
         arguments += ["--lora", f"{file}:{weight:g}"]
+    for file in embeddings.values():
+        arguments += ["--embedding", str(file)]
     return arguments
 
 

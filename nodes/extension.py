@@ -131,9 +131,11 @@ class AprendizGenerate(io.ComfyNode):
         return schema.build(io, "AprendizGenerate")
 
     @classmethod
-    def execute(cls, base: Any, loras: Any = None, image: Any = None, mask: Any = None, **given: Any) -> Any:
+    def execute(cls, base: Any, loras: Any = None, image: Any = None, mask: Any = None, control_image: Any = None,
+                **given: Any) -> Any:
         values = {**defaults("AprendizGenerate"), **given}
-        return io.NodeOutput(draw.generate(base, loras or [], values, image, mask, cls.hidden.unique_id))
+        shown = {"image": image, "mask": mask, "control_image": control_image}
+        return io.NodeOutput(draw.generate(base, loras or [], values, shown, cls.hidden.unique_id))
 
 
 class AprendizWalk(io.ComfyNode):

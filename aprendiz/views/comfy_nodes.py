@@ -173,6 +173,18 @@ def _request() -> list[Input]:
                   tooltip=word("Height in pixels, a multiple of 8. 0: the base's own."))]
 
 
+def _control() -> list[Input]:
+    """A ControlNet and how it is heard."""
+    return [Input(id="control_net", kind="COMBO", choices="controlnet", default="", advanced=True, tooltip=word(
+                "A ControlNet, which is shown the condition picture.")),
+            Input(id="control_strength", kind="FLOAT", default=1.0, min=0, max=10, step=0.05, advanced=True, tooltip=word(
+                "How much it counts: 0 not at all, 1 fully.")),
+            Input(id="control_start", kind="FLOAT", default=0.0, min=0, max=1, step=0.01, advanced=True, tooltip=word(
+                "From which share of the steps on it is heard.")),
+            Input(id="control_end", kind="FLOAT", default=1.0, min=0, max=1, step=0.01, advanced=True, tooltip=word(
+                "Up to which share of the steps it is heard."))]
+
+
 def _drawing() -> Iterator[Node]:
     """Drawing with any base, and looking at what came of it."""
     base = _socket("base", BASE, word("The model to draw with."))
@@ -186,19 +198,21 @@ def _drawing() -> Iterator[Node]:
                outputs=(Output("stack", LORAS, word("For Generate, Latent walk or the next LoRA stack.")),))
     yield Node(id="AprendizGenerate", title=word("Generate"), category="Aprendiz",
                about=word("Draws with any base that can be taught, diffusers folders and micro included, as the samples of a "
-                          "training are drawn."),
+                          "training are drawn. An embedding is called in the prompt by its name: embedding:name."),
                inputs=(base, stack, _socket("image", "IMAGE", word("A picture to start from."), True),
                        _socket("mask", "MASK", word("White where that picture may change."), True),
+                       _socket("control_image", "IMAGE", word("The condition picture that a ControlNet is shown."), True),
                        Input(id="prompt", kind="STRING", default="", multiline=True, tooltip=word("What to draw.")),
                        Input(id="seed", kind="INT", default=0, min=0, max=LARGEST, control=True, tooltip=word(
                            "The pictures' noise follows from it; several pictures count up.")),
                        Input(id="count", kind="INT", default=1, min=1, max=64, tooltip=word("How many pictures.")),
                        *_request(),
                        Input(id="strength", kind="FLOAT", default=0.75, min=0, max=1, step=0.01, tooltip=word(
-                           "How much of the given picture is redone: 0 leaves it, 1 keeps little of it."))),
+                           "How much of the given picture is redone: 0 leaves it, 1 keeps little of it.")), *_control()),
                outputs=(Output("images", "IMAGE", word("The pictures.")),))
     yield Node(id="AprendizWalk", title=word("Latent walk"), category="Aprendiz", ends=True,
-               about=word("A moving picture that goes from prompt to prompt and from seed to seed."),
+               about=word("A moving picture that goes from prompt to prompt and from seed to seed. An embedding is called in the "
+                          "prompts by its name: embedding:name."),
                inputs=(base, stack,
                        Input(id="prompts", kind="STRING", default="", multiline=True,
                              tooltip=word("The prompts to go through, one a line.")),

@@ -16,6 +16,8 @@ NO_FOLDER = word("No folder was named. Write the full path of a folder of pictur
 CAPTION_COUNT = word("There are {pictures} pictures and {captions} captions. Write one caption a line for each, or a single "
                      "one for all.")
 NO_LORA = word("There is no LoRA '{name}'. Choose one from the list, or connect 'file' of a training node.")
+NO_EMBEDDING = word("There is no embedding '{name}'. Its file belongs into ComfyUI's folder for embeddings, under that name.")
+NO_CONTROL = word("A ControlNet and its condition picture belong together. Connect 'control image' and choose 'control net'.")
 NO_PROMPT = word("No prompt was given. Write one a line into 'prompts'.")
 UNEVEN = word("There are {before} pictures before and {after} after. Connect as many of each.")
 NO_DIFFUSERS = word("diffusers is missing or broken ({reason}), and the built-in model needs it. `python -m aprendiz doctor` "
