@@ -70,6 +70,13 @@ def place_for(kind: str) -> Path:
     return own if any(os.path.normcase(own) == os.path.normcase(root) for root in roots) else roots[0]
 
 
+def card_gb() -> float:
+    """Memory of the card that ComfyUI draws with, in GB; 0 where it draws on the processor."""
+    import comfy.model_management as memory
+    device = memory.get_torch_device()
+    return 0.0 if device.type == "cpu" else float(memory.get_total_memory(device)) / 2**30
+
+
 def free_models() -> None:
     """Unload what ComfyUI holds on the card; it loads again by itself when it is next asked for."""
     import comfy.model_management as memory

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -23,10 +24,11 @@ from ..aprendiz.views.comfy import widget_values
 from ..aprendiz.views.comfy_nodes import node_id, nodes
 from ..aprendiz.views.panel import SCRIPT, event_in, texts
 from ..aprendiz.worker.messages import COMMANDS
-from . import host, runs
+from . import host, runs, sources
 
 MOST_EVENTS = 20000   # that one answer holds
 PICTURES = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
+FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")  # a plain name, nothing that leads elsewhere
 TAIL = 1 << 14        # bytes of a run's events that the list reads
 _registered = False
 _known: dict[str, Path] = {}
@@ -56,6 +58,7 @@ def register() -> None:
     table.get("/aprendiz/runs/{id}/job")(answer(run_job))
     table.get("/aprendiz/runs/{id}/file/{path:.+}")(answer(run_file))
     table.post("/aprendiz/runs/{id}/tell")(answer(tell))
+    table.post("/aprendiz/ready")(answer(ready))
 
 
 def answer(work: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
@@ -149,6 +152,23 @@ def as_node(run: Run) -> dict[str, Any]:
             "dataset": {**widget_values(nodes()["AprendizDatasetFolder"].inputs, values), "folder": data.get("path") or ""}}
 
 
+def ready_for(asked: Any) -> dict[str, Any]:
+    """Nodes for a folder of pictures that was just uploaded below the input folder. Raises Refused for all but a plain name."""
+    name = asked.get("folder") if isinstance(asked, dict) else None
+    if not isinstance(name, str) or not FOLDER.fullmatch(name) or not (host.input_folder() / name).is_dir():
+        raise Refused(404, "There is no such folder below ComfyUI's input folder.")
+    values = sources.ready_values(name)
+    return {"type": node_id("lora"), "widgets": widget_values(nodes()[node_id("lora")].inputs, values),
+            "base": {"base": values["base"]["path"]},
+            "dataset": {**widget_values(nodes()["AprendizDatasetFolder"].inputs, values), "folder": name}}
+
+
+def widgets() -> dict[str, list[dict[str, Any]]]:
+    """What the page has to know of our nodes: the order of widgets, which are folded, on what they depend."""
+    return {id: [{"id": one.id, "advanced": one.advanced, "when": one.when} for one in node.widgets]
+            for id, node in nodes().items()}
+
+
 def command(run: Run, word: str) -> None:
     """Tell a run something, or take it up again. Raises Refused."""
     if word == "start":
@@ -193,10 +213,9 @@ async def panel_texts(request: Any) -> Any:
 
 
 async def node_table(request: Any) -> Any:
-    """What the page has to know of our nodes: the order of widgets, which are folded, on what they depend."""
+    """What the page has to know of our nodes."""
     from aiohttp import web
-    return web.json_response({id: [{"id": one.id, "advanced": one.advanced, "when": one.when} for one in node.widgets]
-                              for id, node in nodes().items()})
+    return web.json_response(widgets())
 
 
 async def run_list(request: Any) -> Any:
@@ -240,17 +259,29 @@ async def run_file(request: Any) -> Any:
     return web.FileResponse(file, headers={"Content-Type": PICTURES[file.suffix.lower()], "X-Content-Type-Options": "nosniff"})
 
 
-async def tell(request: Any) -> Any:
-    """Steer a run: pause, resume, stop, save, sample, start (go on), open (its folder, asked from this machine alone)."""
-    from aiohttp import web
+async def posted(request: Any) -> Any:
+    """The JSON of a post. Raises Refused for other pages' posts and for anything else than JSON."""
     if not same_origin(request.headers, request.host):
         raise Refused(403, "This was asked by another page.")
     if request.content_type != "application/json":
         raise Refused(415, "Only JSON is taken.")
     try:
-        word = (await request.json()).get("command")
-    except (json.JSONDecodeError, AttributeError):
-        raise Refused(400, "This is no command.") from None
+        return await request.json()
+    except json.JSONDecodeError:
+        raise Refused(400, "This is no JSON.") from None
+
+
+async def ready(request: Any) -> Any:
+    """Nodes for a folder of pictures that was dropped."""
+    from aiohttp import web
+    return web.json_response(await asyncio.to_thread(ready_for, await posted(request)))
+
+
+async def tell(request: Any) -> Any:
+    """Steer a run: pause, resume, stop, save, sample, start (go on), open (its folder, asked from this machine alone)."""
+    from aiohttp import web
+    asked = await posted(request)
+    word = asked.get("command") if isinstance(asked, dict) else None
     run = find(request.match_info["id"])
     if word == "open":
         if request.remote not in ("127.0.0.1", "::1"):

@@ -56,8 +56,9 @@ def widget(io: Any, one: Input) -> Any:
     shared: dict[str, Any] = {"id": one.id, "tooltip": one.tooltip, "display_name": one.label}
     if not one.is_widget:
         return socket(io, one.kind).Input(**shared, optional=one.optional)
-    # Every widget is optional: a graph saved before a setting was there keeps working, with its default.
-    shared |= {"optional": True, "default": one.default, "advanced": one.advanced or None}
+    # Every widget is optional: a graph saved before a setting was there keeps working, with its default. Which are advanced is
+    # not told to the host: our page part folds them, alike in every version, and leaves in sight what was changed.
+    shared |= {"optional": True, "default": one.default}
     if one.kind == "BOOLEAN":
         return made(io.Boolean.Input, **shared)
     if one.kind == "COMBO":

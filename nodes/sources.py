@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..aprendiz.errors import Problem, ProblemsError
+from ..aprendiz.errors import AprendizError, Problem, ProblemsError
 from ..aprendiz.files import disk_errors
 from ..aprendiz.knobs import read
 from ..aprendiz.settings import BaseSettings, DataSettings
@@ -15,10 +17,12 @@ from ..aprendiz.views.comfy import job_values
 from ..aprendiz.views.comfy_nodes import nodes
 from ..aprendiz.views.looks import dataset_report
 from ..aprendiz.views.panel import CAPTION_COUNT, NO_FOLDER
+from ..aprendiz.views.ready import Pictures, ready
 from . import host, pictures
 
 EXAMPLE = "example:"  # before the subject of the built-in example
 SHOWN = 64  # pictures at most that a dataset node gives out
+MOST_BASES = 100  # whose headers are looked at
 
 
 def base_values(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,6 +82,31 @@ def dataset(id: str, folder: str, options: Mapping[str, Any] | None,
         raise ProblemsError(stopping)
     small = pictures.thumbnails([picture.file for picture in found.pictures[:SHOWN]])
     return {"data": values}, pictures.to_tensor(small), dataset_report(found.pictures, told), len(found.pictures), small
+
+
+def ready_values(name: str) -> dict[str, dict[str, Any]]:
+    """A job that fits a folder of pictures below the input folder and this card. Raises AprendizError where there is none."""
+    from ..aprendiz.data.folder import scan
+    settings, _ = read(DataSettings, {"path": str(host.input_folder() / name)}, "data")
+    assert settings is not None
+    found = scan(settings).pictures
+    sides = sorted(math.isqrt(picture.size[0] * picture.size[1]) for picture in found)
+    told = Pictures(len(found), sum(any(picture.captions) for picture in found), sides[len(sides) // 2] if sides else 0,
+                    re.sub(r"-[0-9a-f]{8}$", "", name))
+    return ready(told, bases(), host.card_gb())
+
+
+def bases() -> list[tuple[str, str]]:
+    """Models that can be taught, by the names that lists show, with their families; found from their headers."""
+    from ..aprendiz.formats.checkpoint import find
+    found = []
+    for name in (*host.names("checkpoints")[:MOST_BASES], *host.diffusers_folders()):
+        place = host.find("checkpoints", name) or host.diffusers_folder(name)
+        try:
+            found.append((name, find(BaseSettings(path=str(place))).family))
+        except (AprendizError, OSError):
+            continue  # a file of another kind
+    return found
 
 
 def write_images(images: Any, captions: str) -> Path:

@@ -14,7 +14,7 @@ from comfy_door import Host, Interrupted, door
 
 from aprendiz import registry
 from aprendiz.micro.pictures import write_pictures
-from aprendiz.views import comfy_nodes
+from aprendiz.views import comfy_nodes, ready
 
 runs, routes, draw, sources = (door(f"nodes.{name}") for name in ("runs", "routes", "draw", "sources"))
 run_module, settings_module, errors = (door(f"aprendiz.{name}") for name in ("run", "settings", "errors"))
@@ -242,8 +242,36 @@ def test_pictures_of_the_graph_are_written_once_with_their_captions(folders: Pat
     assert (folder / "0001.txt").read_text(encoding="utf-8") == "a blue one"
 
 
+BASES = [("old.safetensors", "sd1"), ("large.safetensors", "sdxl"), ("other.safetensors", "sd1")]
+
+
+@pytest.mark.parametrize(("bases", "card", "side", "chosen"), [
+    (BASES, 24.0, 1024, "large.safetensors"), (BASES, 24.0, 512, "old.safetensors"), (BASES, 8.0, 1024, "old.safetensors"),
+    (BASES, 0.0, 1024, "micro"), ([], 24.0, 1024, "micro"), (BASES[1:2], 8.0, 1024, "micro")])
+def test_a_folder_gets_the_best_base_that_the_card_holds_and_the_pictures_are_large_enough_for(
+        bases: list[tuple[str, str]], card: float, side: int, chosen: str) -> None:
+    assert ready.ready(ready.Pictures(20, 20, side, "vase"), bases, card)["base"]["path"] == chosen
+
+
+@pytest.mark.parametrize("card", [0.0, 6.0, 12.0, 24.0])
+@pytest.mark.parametrize("count", [1, 20, 5000])
+def test_whatever_is_found_the_job_is_one_that_can_be_read(count: int, card: float) -> None:
+    values = ready.ready(ready.Pictures(count, 0, 900, "Mi jarrón"), BASES, card)
+    job = settings_module.Job.read({**values, "data": {**values["data"], "path": "pictures"}})
+    assert job.data.trigger == "mi-jarron" and 400 <= job.training.steps <= 3000
+    assert job.training.steps % job.training.save_every_steps < job.training.save_every_steps <= job.training.steps / 2
+
+
+@pytest.mark.parametrize("name", ["..", "../input", "", "a/b", "/tmp", ".hidden", "nothing-there", 5, None])
+def test_only_a_plain_name_below_the_input_folder_is_made_ready(name: object, folders: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "host", sources.host)
+    with pytest.raises(routes.Refused):
+        routes.ready_for({"folder": name})
+
+
 @pytest.mark.parametrize("case", ["no folder", "empty folder", "missing folder", "broken picture", "captions", "no lora",
-                                  "no prompt", "uneven", "missing base", "broken base"])
+                                  "no prompt", "uneven", "missing base", "broken base", "no embedding", "no control image"])
 def test_bad_input_gets_one_clear_message_on_its_node(case: str, folders: Path, answers: Callable[[str, object], None]) -> None:
     import torch
     write_pictures(folders / "good", "fish", count=2)
@@ -261,12 +289,36 @@ def test_bad_input_gets_one_clear_message_on_its_node(case: str, folders: Path, 
         "no prompt": lambda: draw.walk({"path": "micro"}, [], {"prompts": " \n"}, None),
         "uneven": lambda: draw.grid(torch.rand(1, 8, 8, 3), torch.rand(2, 8, 8, 3), "", ""),
         "missing base": lambda: sources.base_values({"base": "gone.safetensors"}),
+        "no embedding": lambda: draw.called("a embedding:gone", {}),
+        "no control image": lambda: draw._control(folders, {"control_net": "canny.safetensors"}, {}),
         "broken base": lambda: sources.base_values({"elsewhere": str(folders / "broken.safetensors")}),
     }
     with pytest.raises(errors.AprendizError) as told:
         ask[case]()
     assert str(told.value) and "Traceback" not in str(told.value)
     answers(f"ComfyUI: {case}", told.value)
+
+
+@pytest.mark.parametrize(("prompt", "taken"), [
+    ("a embedding:zwx on a table", "a zwx on a table"), ("(embedding:zwx:1.2), blue", "(zwx:1.2), blue"),
+    ("embedding:zwx.safetensors", "zwx"), ("no word is called", "no word is called"), ("an embedding: two", "an embedding: two")])
+def test_an_embedding_is_called_in_a_prompt_as_stock_nodes_call_it(prompt: str, taken: str, folders: Path,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    file = folders / "zwx.safetensors"
+    monkeypatch.setattr(draw.host, "find", lambda kind, name: file if (kind, name) == ("embeddings", file.name) else None)
+    arguments = draw._common({"path": "micro"}, [], {"negative_prompt": prompt}, [prompt])
+    assert [arguments[place + 1] for place, one in enumerate(arguments) if one in ("--prompt", "--negative")] == [taken, taken]
+    assert arguments.count("--embedding") == (taken != prompt) and (str(file) in arguments) == (taken != prompt)
+
+
+def test_a_control_net_goes_with_its_picture(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    monkeypatch.setattr(draw.host, "find", lambda kind, name: folders / kind / name)
+    given = {"control_net": "canny.safetensors", "control_strength": 0.5, "control_start": 0.0, "control_end": 0.8}
+    flags = draw._control(folders, given, {"control_image": torch.rand(1, 16, 16, 3)})
+    assert flags == ["--controlnet", f"{folders / 'controlnet' / 'canny.safetensors'}:0.5", "--control",
+                     str(folders / "control.png"), "--control-start", "0.0", "--control-end", "0.8"]
+    assert draw._control(folders, {"control_net": ""}, {}) == [] and (folders / "control.png").is_file()
 
 
 def test_a_grid_of_pairs_is_one_picture(folders: Path) -> None:

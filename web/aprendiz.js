@@ -9,7 +9,8 @@ import { api } from '../../scripts/api.js'
 const TRAIN = /^AprendizTrain[A-Z]/
 const TELLS = ['AprendizInspect', 'AprendizDatasetFolder', 'AprendizDatasetImages']   // nodes whose text result is shown
 const POLL = 1000                        // milliseconds between two looks at a run that lives
-const PICTURE = /\.(png|jpe?g|webp|bmp|avif)$/i, CAPTION = /\.(txt|caption)$/i
+const PICTURE = /\.(png|jpe?g|webp|bmp|avif)$/i, KNOWN = [PICTURE, /\.(txt|caption)$/i, /^metadata\.(jsonl|csv)$/i]
+const LOW = 360, HIGH = 760              // pixels of the panel on a node
 const ALIVE = ['queued', 'running', 'paused']
 
 const make = (tag, properties = {}, ...children) => {
@@ -189,13 +190,24 @@ function showRun(node, id) {
   node.aprendiz_shown = node.properties.aprendiz_run = id
   if (!node.aprendiz_place) {
     node.aprendiz_place = make('div', { style: 'overflow:auto;width:100%;height:100%;border-radius:6px' })
-    const place = node.addDOMWidget('aprendiz_panel', 'aprendiz', node.aprendiz_place, { serialize: false, hideOnZoom: false, getMinHeight: () => 360 })
+    const place = node.addDOMWidget('aprendiz_panel', 'aprendiz', node.aprendiz_place, { serialize: false, hideOnZoom: false, getMinHeight: () => node.aprendiz_height ?? LOW })
     place.serialize = false
     node.setSize?.([Math.max(node.size[0], 420), node.computeSize()[1]])
   }
   const { panel, leave } = panelFor(id, ['pause', 'resume', 'sample', 'save', 'stop', 'start'])
-  node.aprendiz_leave = leave
+  const grows = new ResizeObserver(() => grow(node, panel.offsetHeight))
+  grows.observe(panel)
+  node.aprendiz_leave = () => { grows.disconnect(); leave() }
   node.aprendiz_place.replaceChildren(panel)
+}
+
+/** Give the panel on a node the height that its curve and pictures want, up to a bound; it never shrinks, so that nothing jumps. */
+function grow(node, wanted) {
+  const height = Math.min(HIGH, Math.max(node.aprendiz_height ?? LOW, wanted))
+  if (height === (node.aprendiz_height ?? LOW)) return
+  node.aprendiz_height = height
+  node.setSize?.([node.size[0], Math.max(node.size[1], node.computeSize()[1])])
+  app.graph?.setDirtyCanvas?.(true, true)
 }
 
 function tellingNode(node) {
@@ -250,29 +262,40 @@ async function nodeFrom(id) {
 
 // A folder of pictures that is dropped on the canvas becomes a graph that is ready to run
 
-async function filesOf(entry) {
-  if (entry.isFile) return [await new Promise((done, fail) => entry.file(done, fail))]
+/** Pictures, captions and tables of a folder and of the folders in it, as [path within it, file]. */
+async function filesOf(entry, path = '') {
+  if (entry.isFile) return KNOWN.some(kind => kind.test(entry.name)) ? [[path, await new Promise((done, fail) => entry.file(done, fail))]] : []
   const reader = entry.createReader(), found = []
   for (;;) {
     const part = await new Promise((done, fail) => reader.readEntries(done, fail))
-    if (!part.length) return (await Promise.all(found.map(filesOf))).flat()
-    found.push(...part.filter(one => one.isFile))
+    if (!part.length) break
+    found.push(...part)
   }
+  return (await Promise.all(found.map(one => filesOf(one, one.isFile ? path : `${path}/${one.name}`)))).flat()
+}
+
+/** A short name for what is in a folder: another content is uploaded into another place. */
+function mark(files) {
+  let sum = 0x811c9dc5
+  for (const [path, file] of files) for (const sign of `${path}/${file.name} ${file.size} ${file.lastModified};`) sum = Math.imul(sum ^ sign.codePointAt(0), 0x01000193) >>> 0
+  return sum.toString(16).padStart(8, '0')
 }
 
 async function takeFolder(entry, at) {
-  const files = (await filesOf(entry)).filter(file => PICTURE.test(file.name) || CAPTION.test(file.name))
-  if (!files.some(file => PICTURE.test(file.name))) return
-  const name = `aprendiz-${entry.name.normalize('NFKD').replace(/[^A-Za-z0-9._-]+/g, '-') || 'pictures'}`
-  for (const file of files) {
+  const files = (await filesOf(entry)).sort(([a, one], [b, other]) => `${a}/${one.name}`.localeCompare(`${b}/${other.name}`))
+  if (!files.some(([, file]) => PICTURE.test(file.name))) return toast('warn', say('drop_none', { folder: entry.name }))
+  const plain = entry.name.normalize('NFKD').replace(/\p{M}+/gu, '').replace(/[^A-Za-z0-9._-]+/g, '-').replace(/^[^A-Za-z0-9]+/, '').slice(0, 80)
+  const folder = `${plain || 'pictures'}-${mark(files)}`
+  toast('info', say('drop_upload', { count: files.length, folder: entry.name }))
+  for (const [path, file] of files) {
     const form = new FormData()
     form.append('image', file, file.name)
-    form.append('subfolder', name)
+    form.append('subfolder', folder + path)
     form.append('overwrite', 'true')
     const answer = await api.fetchApi('/upload/image', { method: 'POST', body: form })
     if (!answer.ok) throw new Error(`${file.name}: ${answer.statusText}`)
   }
-  ready_graph(at, { type: 'AprendizTrainLora', dataset: { folder: name }, base: {}, widgets: {} })
+  ready_graph(at, await ask('ready', { folder }))
 }
 
 function onDrop(event) {
