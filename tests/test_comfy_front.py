@@ -1,0 +1,285 @@
+"""ComfyUI's real front end in a real browser, against a small stand-in for its server (`comfy_page_host.py`).
+
+Nodes are made by hand and set, a recorded run is played, the sidebar is clicked, files and folders are dropped; on the classic
+canvas and with Nodes 2.0. Pictures of it are kept in tests/artifacts.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comfy_page_host import PageHost
+
+from aprendiz.formats import graph, png
+from aprendiz.settings import Job
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the page lane has playwright installed")
+pytestmark = pytest.mark.page
+ARTIFACTS = Path(__file__).parent / "artifacts"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+BROWSER = next((found for name in BROWSERS if (found := shutil.which(name))), "")
+VUE = "Comfy.VueNodes.Enabled"
+SIDE = "document.querySelector('.aprendiz-side aprendiz-run')?.shadowRoot"
+MODES = pytest.mark.parametrize("vue", [False, True], ids=["classic", "nodes-2"])
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def host(tmp_path: Path, user_folder: Path) -> Iterator[PageHost]:
+    with PageHost(tmp_path / "host") as started:
+        yield started
+
+
+def open_page(browser: Any, host: PageHost, vue: bool = False, language: str = "en") -> Any:
+    """The page, with our part of it there. Errors that scripts of ours throw are kept."""
+    host.settings |= {VUE: vue, "Comfy.Locale": language}
+    page = browser.new_page(viewport={"width": 1500, "height": 950})
+    page.errors = []
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.set_default_timeout(60_000)
+    page.route(lambda url: "127.0.0.1" not in url, lambda route: route.abort())
+    page.goto(host.address, wait_until="domcontentloaded")
+    page.wait_for_function("window.app?.extensionManager && window.app?.graph && !!customElements.get('aprendiz-run')")
+    page.wait_for_timeout(1000)
+    page.keyboard.press("Escape")
+    page.evaluate("app.graph.clear()")
+    return page
+
+
+def keep(page: Any, name: str) -> None:
+    """A picture for people to look at."""
+    ARTIFACTS.mkdir(exist_ok=True)
+    page.screenshot(path=str(ARTIFACTS / f"comfyui-front-{name}.png"))
+
+
+def widgets(page: Any, type: str) -> dict[str, Any]:
+    """The widgets of the first node of a type that are in sight, with their values."""
+    told: dict[str, Any] = page.evaluate(
+        "type => Object.fromEntries(app.graph._nodes.find(one => one.type === type).widgets"
+        ".filter(one => !one.hidden).map(one => [one.name, one.value ?? null]))", type)
+    return told
+
+
+def queued(page: Any, type: str) -> dict[str, Any]:
+    """What a node of the graph asks for when the graph is queued."""
+    asked = page.evaluate("app.graphToPrompt().then(told => told.output)")
+    found: dict[str, Any] = next(node["inputs"] for node in asked.values() if node["class_type"] == type)
+    return found
+
+
+PANEL = ("(() => { const node = app.graph._nodes.find(one => one.type === 'AprendizTrainLora'); "
+         "return node?.aprendiz_place?.querySelector('aprendiz-run')?.shadowRoot })()")
+
+
+def drag_in(page: Any, title: str, x: int, y: int) -> None:
+    """A node from the node library onto the canvas, by the mouse."""
+    page.evaluate("app.extensionManager.command.execute('Workspace.ToggleSidebarTab.node-library')")
+    page.get_by_placeholder("Search Nodes").fill(title)
+    leaf = page.locator(".sidebar-content-container, .side-tool-bar-container, body").get_by_text(title, exact=True).last
+    leaf.wait_for()
+    leaf.drag_to(page.locator("#graph-canvas"), target_position={"x": x, "y": y})
+    page.wait_for_function("app.graph._nodes.length > 0")
+    page.evaluate("app.extensionManager.command.execute('Workspace.ToggleSidebarTab.node-library')")
+
+
+@MODES
+def test_a_node_is_dragged_in_set_and_follows_its_run(vue: bool, browser: Any, host: PageHost) -> None:
+    page = open_page(browser, host, vue)
+    name = "nodes-2" if vue else "classic"
+    drag_in(page, "Train LoRA", 700, 120)
+    shown = widgets(page, "AprendizTrainLora")
+    assert {"when", "rank", "learning_rate", "steps", "name"} <= set(shown) and "beta1" not in shown
+    page.wait_for_timeout(500)
+    keep(page, f"{name}-folded")
+    page.evaluate("app.graph._nodes[0].widgets.find(one => one.name === 'aprendiz_fold').callback()")
+    page.wait_for_timeout(500)
+    assert "beta1" in widgets(page, "AprendizTrainLora")
+    keep(page, f"{name}-unfolded")
+    page.evaluate("{ const set = (name, value) => { const one = app.graph._nodes[0].widgets.find(one => one.name === name);"
+                  " one.value = value; one.callback?.(value) }; set('beta1', 0.5); set('rank', 8)"
+                  "; app.graph._nodes[0].widgets.find(one => one.name === 'aprendiz_fold').callback() }")
+    shown = widgets(page, "AprendizTrainLora")
+    assert shown["beta1"] == 0.5 and "beta2" not in shown, "what was changed stays in sight"
+    assert queued(page, "AprendizTrainLora")["rank"] == 8
+    run = host.begin()
+    host.start(run, str(page.evaluate("app.graph._nodes[0].id")))
+    host.go_on(run, "step 30")
+    page.wait_for_function(f"{PANEL}?.querySelector('.figures')?.textContent.startsWith('step 30 of 60')")
+    page.wait_for_timeout(500)
+    keep(page, f"{name}-running")
+    host.go_on(run)
+    host.end(run)
+    page.wait_for_function(f"{PANEL}?.querySelector('.state')?.textContent === 'finished'")
+    page.get_by_text("fish has finished.").first.wait_for()
+    page.wait_for_timeout(700)
+    keep(page, f"{name}-finished")
+    assert page.evaluate(f"{PANEL}.querySelectorAll('.pics img').length") == 2
+    assert page.errors == []
+    page.close()
+
+
+@MODES
+def test_the_sidebar_shows_runs_steers_them_and_makes_nodes_of_their_settings(vue: bool, browser: Any, host: PageHost) -> None:
+    run = host.begin()
+    host.go_on(run, "step 45")
+    page = open_page(browser, host, vue)
+    name = "nodes-2" if vue else "classic"
+    page.keyboard.press("Alt+Shift+A")
+    row = page.locator(".aprendiz-side [data-run]")
+    row.wait_for()
+    assert "step 45 of 60" in row.inner_text() and "running" in row.inner_text()
+    keep(page, f"{name}-runs")
+    row.click()
+    page.wait_for_function(f"{SIDE}?.querySelectorAll('.pics img').length === 2")
+    for command in ("sample", "pause", "save", "stop"):
+        page.locator(f".aprendiz-side aprendiz-run button[data-command={command}]").click()
+    page.evaluate(f"{{ const slider = {SIDE}.querySelector('input'); slider.value = '1';"
+                  " slider.dispatchEvent(new Event('input')) }")
+    page.wait_for_timeout(400)
+    assert page.evaluate(f"{SIDE}.querySelectorAll('.pics img')[1].src").endswith("samples/step-000020-0.png")
+    keep(page, f"{name}-sidebar")
+    page.locator(".aprendiz-side aprendiz-run button[data-command=node]").click()
+    page.wait_for_function("app.graph._nodes.length === 3")
+    made = queued(page, "AprendizTrainLora")
+    assert (made["steps"], made["rank"], made["learning_rate"], made["name"]) == (60, 8, "0.004", "fish")
+    assert isinstance(made["base"], list) and isinstance(made["dataset"], list)
+    assert [command for _, command in host.told] == ["sample", "pause", "save", "stop"]
+    page.locator(".aprendiz-back").click()
+    row.wait_for()
+    assert page.errors == []
+    page.close()
+
+
+def test_a_reloaded_page_shows_the_run_as_it_is(browser: Any, host: PageHost) -> None:
+    page = open_page(browser, host)
+    page.evaluate("() => { app.graph.add(LiteGraph.createNode('AprendizTrainLora')) }")
+    run = host.begin()
+    host.start(run, str(page.evaluate("app.graph._nodes[0].id")))
+    host.go_on(run, "step 20")
+    page.wait_for_function(f"{PANEL}?.querySelector('.figures')?.textContent.startsWith('step 20 of 60')")
+    graph = page.evaluate("JSON.stringify(app.graph.serialize())")
+    page.close()
+    host.go_on(run, "step 40")
+    page = open_page(browser, host)
+    page.evaluate("async graph => { await app.loadGraphData(JSON.parse(graph)) }", graph)
+    page.wait_for_function(f"{PANEL}?.querySelector('.figures')?.textContent.startsWith('step 40 of 60')")
+    page.close()
+
+
+def drop(page: Any, *paths: Path) -> None:
+    """Files or folders of the disk, dropped on the canvas as by a person's mouse."""
+    client = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        client.send("Input.dispatchDragEvent", {"type": kind, "x": 700, "y": 300, "data": data})
+
+
+@pytest.mark.parametrize("captions", [True, False], ids=["captioned", "bare"])
+def test_a_dropped_folder_of_pictures_becomes_a_graph_that_is_ready(captions: bool, browser: Any, host: PageHost,
+                                                                    tmp_path: Path) -> None:
+    from PIL import Image
+    folder = tmp_path / "Mi jarrón"
+    for number in range(24):
+        (folder / "more").mkdir(parents=True, exist_ok=True)
+        place = folder / "more" if number >= 20 else folder
+        Image.new("RGB", (640, 512), (10 * number, 90, 10)).save(place / f"{number:02}.jpg")
+        if captions:
+            (place / f"{number:02}.txt").write_text("a vase on a table", encoding="utf-8")
+    (folder / "letter.docx").write_bytes(b"nothing of ours")
+    sd15_checkpoint(host.folder / "models" / "sd15.safetensors")
+    page = open_page(browser, host)
+    drop(page, folder)
+    page.wait_for_function("app.graph._nodes.length === 3")
+    page.wait_for_timeout(500)
+    keep(page, f"dropped-{'captioned' if captions else 'bare'}")
+    (uploaded,) = (host.folder / "input").iterdir()
+    assert uploaded.name.startswith("Mi-jarron-") and len(list(uploaded.rglob("*.jpg"))) == 24
+    assert len(list((uploaded / "more").glob("*.jpg"))) == 4 and not list(uploaded.rglob("*.docx"))
+    assert queued(page, "AprendizDatasetFolder")["folder"] == uploaded.name
+    assert queued(page, "AprendizBase")["base"] == "sd15.safetensors"
+    asked = queued(page, "AprendizTrainLora")
+    assert (asked["batch_size"], asked["steps"], asked["sample_every_steps"]) == (2, 1200, 300), "12 GB, 24 pictures"
+    assert queued(page, "AprendizDatasetFolder")["trigger"] == ("" if captions else "mi-jarron")
+    assert isinstance(asked["base"], list) and isinstance(asked["dataset"], list)
+    assert page.errors == []
+    page.close()
+
+
+def test_a_dropped_folder_without_pictures_is_told_of(browser: Any, host: PageHost, tmp_path: Path) -> None:
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "one.txt").write_text("no picture", encoding="utf-8")
+    page = open_page(browser, host)
+    drop(page, tmp_path / "letters")
+    page.get_by_text("There are no pictures in letters.").first.wait_for()
+    assert page.evaluate("app.graph._nodes.length") == 0 and list((host.folder / "input").iterdir()) == []
+    page.close()
+
+
+@pytest.mark.parametrize("kind", ["lora", "sample"])
+def test_what_a_run_writes_opens_the_graph_that_trained_it(kind: str, browser: Any, host: PageHost, tmp_path: Path) -> None:
+    import numpy as np
+    from PIL import Image
+    from safetensors.numpy import save_file
+    page = open_page(browser, host)
+    page.evaluate(MAKE)
+    told = page.evaluate("app.graphToPrompt().then(({ workflow, output }) => ({ workflow, prompt: output }))")
+    graph.keep(tmp_path, told)
+    texts = graph.texts(tmp_path, Job.read({"data": "pictures"}))
+    file = tmp_path / {"lora": "zwx.safetensors", "sample": "step-000200-0.png"}[kind]
+    if kind == "lora":
+        save_file({"lora_unet_x.alpha": np.ones(1, np.float32)}, file, texts)
+    else:
+        png.save_over(Image.new("RGB", (64, 64)), file, png.Parameters("a fish", settings={"Steps": "20"}), texts)
+    page.evaluate("app.graph.clear()")
+    drop(page, file)
+    page.wait_for_function("app.graph._nodes.length === 3")
+    page.wait_for_timeout(500)
+    keep(page, f"opened-{kind}")
+    asked = queued(page, "AprendizTrainLora")
+    assert (asked["rank"], asked["huber_delta"], asked["loss"], asked["name"]) == (3, 0.25, "huber", "zwx")
+    assert queued(page, "AprendizDatasetFolder")["folder"] == "fish" and isinstance(asked["dataset"], list)
+    assert page.errors == []
+    page.close()
+
+
+MAKE = """() => {
+    const add = (type, x, y) => { const node = LiteGraph.createNode(type); node.pos = [x, y]; app.graph.add(node); return node }
+    const set = (node, values) => {
+        for (const [name, value] of Object.entries(values)) node.widgets.find(one => one.name === name).value = value }
+    const base = add('AprendizBase', 40, 80), data = add('AprendizDatasetFolder', 40, 300)
+    const train = add('AprendizTrainLora', 480, 80)
+    base.connect(0, train, 0)
+    data.connect(0, train, 1)
+    set(data, { folder: '/home/jane/My pictures/fish' })
+    set(train, { rank: 3, loss: 'huber', huber_delta: 0.25, name: 'zwx' }) }"""
+
+
+@pytest.mark.parametrize(("language", "words"), [
+    ("es", ["Entrenar LoRA", "tasa de aprendizaje", "Todos los ajustes"]),
+    ("pt-BR", ["Treinar LoRA", "taxa de aprendizado", "Todas as configurações"])])
+def test_the_page_speaks_the_persons_language(language: str, words: list[str], browser: Any, host: PageHost) -> None:
+    page = open_page(browser, host, True, language)
+    page.evaluate(MAKE)
+    page.wait_for_timeout(1000)
+    keep(page, f"language-{language}")
+    shown = page.locator("body").inner_text()
+    assert [word for word in words if word not in shown] == []
+    page.close()
+
+
+def sd15_checkpoint(file: Path) -> None:
+    """A Stable Diffusion 1.5 by its shape, a very small one."""
+    from aprendiz import registry
+    from aprendiz.formats import checkpoint
+    checkpoint.write_single_file(registry.families()["sd1"].tiny(), file)
