@@ -1,7 +1,8 @@
 """`python -m benchmarks`: our loop beside two textbook loops, in one run, with ratios; and the time from command to first step.
 
-    python -m benchmarks                      micro and a true-shape Stable Diffusion 1.5, five alternating pairs each
+    python -m benchmarks                      all on micro and on a true-shape Stable Diffusion 1.5, five alternating pairs each
     python -m benchmarks micro-8 --pairs 9    one of the cases (micro-4, micro-8, sd15-256), more pairs
+    python -m benchmarks word-micro-8 word-sd15-256 control-micro-8     textual inversion and ControlNet
     python -m benchmarks --script FILE        diffusers' own train_text_to_image_lora.py beside the textbook loop that encodes
     python -m benchmarks --write NAME         keep the figures as benchmarks/results/NAME.json and NAME.md
 
@@ -29,12 +30,20 @@ from .turns import Loop, Turn
 
 RESULTS = Path(__file__).parent / "results"
 OTHERS = {"textbook, encodes every step": ("benchmarks.textbook", "encode"), "textbook, caches": ("benchmarks.textbook", "cache")}
+OF_METHODS = {"diffusers' example's way, encodes every step": ("benchmarks.textbook_methods",)}
 TARGETS = {"textbook, encodes every step": 1.3, "textbook, caches": 0.98}
-CASES = ("micro-4", "micro-8", "sd15-256")
+METHODS = {"word": "textual_inversion", "control": "controlnet"}
+CASES = ("micro-4", "micro-8", "sd15-256", "word-micro-8", "word-sd15-256", "control-micro-8")
 
 
 def case(name: str, folder: Path, tiny: bool) -> Case:
     """A case with its base and pictures, made in this folder where they are not yet there."""
+    first, _, rest = name.partition("-")
+    if first in METHODS:
+        alike = case(rest, folder, tiny)
+        place = folder / f"{Path(alike.pictures).name}-{first}"
+        pictures = bases.write_pictures(place, alike.resolution * 2, control=first == "control")
+        return replace(alike, name=name, method=METHODS[first], pictures=str(pictures))
     if name.startswith("micro"):
         pictures = bases.write_pictures(folder / "pictures-256", 256)
         return Case(name, "micro", str(pictures), 64 if tiny else 128, int(name.split("-")[1]), turn=1 if tiny else 8, warm_up=2)
@@ -79,11 +88,12 @@ def measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
     told: dict[str, Any] = {"machine": machine(asked.threads), "pairs": asked.pairs, "cases": {}}
     for name in asked.cases or CASES:
         one = case(name, folder, asked.tiny)
-        rows = told["cases"][name] = {"settings": {**asdict(one), "base": one.name.split("-")[0], "pictures": "drawn"}}
-        for other, arguments in OTHERS.items():
+        base = "micro" if "micro" in name else "sd15"
+        rows = told["cases"][name] = {"settings": {**asdict(one), "base": base, "pictures": "drawn"}}
+        for other, arguments in (OTHERS if one.method == "lora" else OF_METHODS).items():
             rows[other] = compare(*alternate([("benchmarks.ours",), arguments], one, asked.pairs, folder, asked.threads))
             tell(name, other, rows[other])
-        if asked.script:
+        if asked.script and one.method == "lora":
             alike = replace(one, targets="attention")
             theirs = ("benchmarks.example", str(asked.script.absolute()))
             both = [("benchmarks.textbook", "encode"), theirs]

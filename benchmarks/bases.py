@@ -64,8 +64,11 @@ def write_sd15(folder: Path, *, tiny: bool = False) -> Path:
     return folder
 
 
-def write_pictures(folder: Path, side: int, count: int = 16) -> Path:
-    """Drawn pictures with a caption beside each, and the same captions as a metadata.jsonl for the usual example scripts."""
+def write_pictures(folder: Path, side: int, count: int = 16, control: bool = False) -> Path:
+    """Drawn pictures with a caption beside each, and the same captions as a metadata.jsonl for the usual example scripts.
+
+    control: with a condition picture (its dark half) for each.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     lines = []
@@ -74,6 +77,11 @@ def write_pictures(folder: Path, side: int, count: int = 16) -> Path:
         picture = coarse.resize((side, side), Image.Resampling.BICUBIC)
         name, caption = f"picture-{number:02}.png", f"{CAPTIONS[number % len(CAPTIONS)]}, number {number}"
         picture.save(folder / name)
-        lines.append(json.dumps({"file_name": name, "text": caption}))
+        shown = {}
+        if control:
+            shown = {"conditioning_image": f"conditions/{name}"}
+            (folder / "conditions").mkdir(exist_ok=True)
+            picture.convert("L").point(lambda value: 255 * (value < 128)).convert("RGB").save(folder / "conditions" / name)
+        lines.append(json.dumps({"file_name": name, "text": caption, **shown}))
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder

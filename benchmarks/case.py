@@ -8,12 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+WORD = "zwx-word"
+
 
 @dataclass(frozen=True)
 class Case:
-    """A LoRA (rank = alpha, on what `targets` names), AdamW at 1e-4, gradients shortened to 1, float32, on the CPU.
+    """A training with AdamW at 1e-4, gradients shortened to 1, float32, on the CPU.
 
-    turn: steps in a turn. warm_up: steps before the first.
+    turn: steps in a turn. warm_up: steps before the first. method: a LoRA (rank = alpha, on what `targets` names), a word of one
+    vector (textual_inversion), or a ControlNet.
     """
 
     name: str
@@ -27,6 +30,7 @@ class Case:
     targets: str = "attention+ff"
     learning_rate: float = 1e-4
     precision: str = "fp32"
+    method: str = "lora"
 
     @property
     def folder(self) -> Path:

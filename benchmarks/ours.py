@@ -11,15 +11,21 @@ from aprendiz import train
 from aprendiz.run import Run
 from aprendiz.settings import Job
 
-from .case import Case
+from .case import WORD, Case
 from .turns import Turns
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "textual_inversion": {"vectors": 1, "initial_words": "square", "trigger": WORD},
+    "controlnet": {"control": "other", "condition_source": "files", "caption_dropout": 0.0}}
 
 
 def main() -> None:
     case = Case.from_arguments()
+    of_method = SETTINGS.get(case.method, {"rank": case.rank, "targets": case.targets})
     job = Job.read({
-        "base": case.base, "data": case.pictures, "resolution": case.resolution, "batch_size": case.batch_size,
-        "rank": case.rank, "targets": case.targets, "learning_rate": case.learning_rate, "precision": case.precision,
+        "method": case.method, "base": case.base, "data": case.pictures, "resolution": case.resolution,
+        "batch_size": case.batch_size,
+        **of_method, "learning_rate": case.learning_rate, "precision": case.precision,
         "device": "cpu", "steps": 1_000_000, "schedule": "constant", "warmup_steps": 0, "sample_prompts": ["a red square"],
         "sampler_steps": 1, "name": "benchmark"})
     turns = Turns(case.warm_up)
