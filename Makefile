@@ -49,6 +49,7 @@ test-comfyui: environment
 	@$(TESTING) $(BIN)/python -m pytest -m comfyui $(ARGS)
 
 # Against a real AUTOMATIC1111, Forge or reForge: WEBUI_DIR=folder WEBUI_PYTHON=its python make test-webui
+# (ControlNets in AUTOMATIC1111: WEBUI_CONTROLNET_DIR=a checkout of sd-webui-controlnet, its packages in that Python)
 test-webui: environment
 	@$(TESTING) $(BIN)/python -m pytest -m webui $(ARGS)
 

@@ -31,6 +31,9 @@ def write_controlnet(family: str, file: Path, layout: str = "diffusers") -> Path
         branch = base.family.control_branch(base, copied=False)
     numbers = torch.randn(1 << 26, generator=torch.Generator().manual_seed(3)).half()
     state = true_checkpoint.random_state(branch, numbers, 7)
+    for name, tensor in state.items():
+        if name.startswith(controlnet.HINT) and tensor.ndim > 1:
+            tensor /= tensor[0].numel() ** 0.5  # no table, whatever its name says
     controlnet.write(file, state, branch, {controlnet.KIND: "canny"}, layout=layout)
     return file
 
