@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import __version__
-from .commands import drawing, following, looking, maps, page, training
+from .commands import drawing, following, looking, maps, page, studio, training
 from .errors import AprendizError
 from .files import home
 from .knobs import knobs
@@ -131,6 +131,8 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
     run = ("folder", "RUN_DIR", say("The folder of a run."))
     add("resume", training.resume, say("Go on with a run that was stopped or died."), run)
     _add_generate(add("generate", drawing.generate, say("Draw pictures with a base and with what was learned.")))
+    add("studio", studio.studio, say("Draw what is asked for on standard input, the base kept open; for pages."),
+        machine=False).set_defaults(generate=parts["generate"])
     _add_walk(add("walk", drawing.walk, say("A moving picture that goes from prompt to prompt.")))
     _add_maps(add("control-maps", maps.control_maps, say("Make condition pictures for a ControlNet from a folder of pictures."),
                   ("folder", "DIR", say("The folder with the pictures."))))

@@ -47,6 +47,7 @@ class Meter:
         self.waiting: list[Note] = []
         self.sent: tuple[list[Note], Tensor, torch.cuda.Event | None] | None = None
         self.clock, self.rate = time.perf_counter(), 0.0
+        self.told = 0
 
     def note(self, note: Note) -> None:
         """Remember a step; look at the losses that have arrived. Raises NotFinite."""
@@ -84,6 +85,7 @@ class Meter:
         now = time.perf_counter()
         rate = len(notes) * self.pictures / max(now - self.clock, 1e-9)
         self.rate, self.clock = (rate if not self.rate else 0.9 * self.rate + 0.1 * rate), now
+        self.told += len(notes)
         memory, peak = devices.memory_gb(self.device)
         for note, loss in zip(notes, losses.tolist()):
             finite = loss == loss and abs(loss) != float("inf")

@@ -10,16 +10,22 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from . import room
+import torch
+
+from . import room, speeds
 from .files import write_json
 from .memory import Fit
 from .optimizers import Optimizer
 
 if TYPE_CHECKING:
+    from .families import Source
+    from .meter import Meter
     from .prepare import Lesson
     from .run import Run
+    from .settings import Job
     from .train import Learned
 
 FILE = "pace.json"  # in the run's folder
@@ -27,6 +33,7 @@ WARM_UP = 2         # steps that are not timed: kernels are chosen, memory is ta
 LEAST, MOST = 2, 20  # steps that are timed
 SHARE = 0.03        # of the time that there is, for timing steps
 LONGEST = 20.0      # seconds of it at most
+ENOUGH = 20         # steps after which a run's speed is remembered
 FORWARD = 0.35      # what a look at a validation picture takes of a step: no backward, no update
 
 
@@ -87,6 +94,26 @@ def steps_within(lesson: Lesson, seconds: float, each: float, drawing: float) ->
     with_all = each + drawing / (job.samples.sample_every_steps or float("inf"))
     with_all += looking / (job.training.validate_every_steps or float("inf"))
     return max(1, int((seconds - end) / with_all))
+
+
+def remember(lesson: Lesson, meter: Meter) -> None:
+    """Keep this run's speed for what is told of the next one, if enough steps were taken for it to mean something."""
+    if meter.told < ENOUGH or not meter.rate or not lesson.run.main:
+        return
+    device = str(lesson.arena.master.device)
+    asked = speed_of(lesson.job, lesson.base.source, device, lesson.resolution)
+    speeds.remember(replace(asked, seconds=lesson.loader.samples / meter.rate))
+
+
+def speed_of(job: Job, source: Source, device: str, side: int) -> speeds.Speed:
+    """A job's step as speeds are kept, still without its time."""
+    return speeds.Speed(speeds.device_name(device), job.method_name, room.opened_bytes(source, torch.float32),
+                        pictures_of(job) * side * side)
+
+
+def pictures_of(job: Job) -> int:
+    """Pictures that a step sees, the base's own counted."""
+    return job.training.batch_size + (job.prior.per_batch if job.prior.pictures or job.prior.prior_data else 0)
 
 
 def _since_ready(run: Run) -> float:

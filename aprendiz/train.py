@@ -154,6 +154,7 @@ def learn(lesson: Lesson) -> Learned:
             save(lesson, learned)
         if due:
             meter.pause()
+    pace.remember(lesson, meter)
     return learned
 
 

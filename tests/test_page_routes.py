@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 from aprendiz.errors import AprendizError, ProblemsError, RunError
 from aprendiz.run import Run
 from aprendiz.settings import SECTIONS, Job
-from aprendiz.views import controls
+from aprendiz.views import controls, studio
 from aprendiz.views.desk import Desk, at_once
 from aprendiz.views.presets import presets
 from aprendiz.views.routes import EVENTS_AT_ONCE, Answer, Request, Routes, mount
@@ -149,6 +149,31 @@ def test_no_folder_outside_those_configured_is_opened(routes: Routes, desk: Desk
     assert not (outside / "a.txt").exists() and not (tmp_path / "out").exists()
 
 
+def test_a_change_of_all_captions_is_one_request_and_can_be_taken_back(routes: Routes, data: Path, answers: Answers) -> None:
+    (data / "a.txt").write_text("a grey wall, old, wide", encoding="utf-8")
+    values = {"data": {"path": str(data)}}
+
+    def edit(kind: str, find: str, by: str = "") -> Any:
+        return told(post(routes, "edit", {"values": values, "kind": kind, "find": find, "by": by}))
+
+    def captions() -> list[str]:
+        return [file.read_text(encoding="utf-8").strip() for file in (data / "a.txt", data / "b.txt") if file.exists()]
+
+    assert told(post(routes, "pictures", {"values": values}))["tags"] == [["a grey wall", 1], ["old", 1], ["wide", 1]]
+    front = edit("front", "zwx")
+    assert front["count"] == 2 and captions() == ["zwx, a grey wall, old, wide", "zwx"]  # the table's own stays in the table
+    assert edit("front", "zwx")["count"] == 0
+    assert edit("rename", "old", "new")["count"] == 1 and captions()[0] == "zwx, a grey wall, new, wide"
+    assert edit("remove", "new")["count"] == 1 and captions()[0] == "zwx, a grey wall, wide"
+    assert edit("replace", "a grey", SCRIPT)["count"] == 1 and captions()[0] == f"zwx, {SCRIPT} wall, wide"
+    assert edit("end", "photo")["count"] == 2 and captions()[1] == "zwx, photo"
+    assert told(post(routes, "unedit", {"values": values, "id": front["id"]}))["count"] == 2
+    assert captions() == ["a grey wall, old, wide", ""]
+    assert post(routes, "unedit", {"values": values, "id": front["id"]}).status == 400
+    nothing = told(post(routes, "edit", {"values": values, "kind": "replace", "find": " "}), 400)["problems"][0]["text"]
+    answers("page: replace nothing in all captions", nothing)
+
+
 # Runs
 
 
@@ -159,13 +184,26 @@ def test_runs_are_listed_and_read_on_from_where_they_were_read_to(routes: Routes
     one, = told(get(routes, "runs"))["runs"]
     assert {**one, "time": None} == {"name": "one", "state": "dead", "busy": False, "step": 1, "steps": 3, "loss": 0.5,
                                      "picture": None, "time": None, "file": None, "method": "lora", "base": "micro",
-                                     "trigger": None}
+                                     "trigger": None, "files": [], "prompts": []}
     first = told(get(routes, "runs/one/events"))
     assert [event["event"] for event in first["events"]] == ["queued", "step"] and first["state"] == "dead" and first["problems"]
     run.event("finished", step=3, file="one.safetensors")
     more = told(get(routes, "runs/one/events", **{"from": str(first["next"])}))
     assert [event["event"] for event in more["events"]] == ["finished"] and more["state"] == "finished"
-    assert told(get(routes, "runs"))["runs"][0]["state"] == "finished"
+    listed = told(get(routes, "runs"))["runs"][0]
+    assert listed["state"] == "finished" and listed["files"] == [{"step": 3, "file": "one.safetensors"}]
+
+
+def test_the_losses_of_a_run_are_a_table(routes: Routes, tmp_path: Path, data: Path) -> None:
+    run = made(tmp_path, data)
+    run.attempt = 1
+    run.event("step", step=1, epoch=0.5, loss=0.25, learning_rate=1e-4)
+    run.event("step", step=2, epoch=1.0, loss=float("nan"), learning_rate=1e-4)
+    run.event("validation", step=2, loss=0.5)
+    answer = get(routes, "runs/one/loss.csv")
+    assert answer.body.decode().splitlines() == ["step,epoch,loss,learning_rate,validation_loss", "1,0.5,0.25,0.0001,",
+                                                 "2,1.0,,0.0001,0.5"]
+    assert answer.kind.startswith("text/csv") and "one-loss.csv" in answer.headers["Content-Disposition"]
 
 
 def test_an_answer_holds_a_megabyte_of_events_at_most_and_loses_none(routes: Routes, tmp_path: Path, data: Path) -> None:
@@ -323,6 +361,38 @@ def test_answers_cannot_be_taken_for_a_page(routes: Routes, data: Path) -> None:
     assert answer.headers["content-type"].startswith("application/json") and answer.headers["x-content-type-options"] == "nosniff"
 
 
+# Trying out
+
+
+def test_what_is_tried_is_told_to_generate_as_each_method_says(tmp_path: Path) -> None:
+    file = tmp_path / "fish-000020.safetensors"
+    file.write_bytes(b"x")
+    assert studio.result_arguments("lora", file, 0.5, None) == ["--lora", f"{file}:0.5"]
+    shown = studio.result_arguments("controlnet", file, 1.5, tmp_path)
+    assert shown == ["--controlnet", f"{file}:1.5", "--control", str(tmp_path)]
+    assert studio.picture_arguments({"prompt": "--out x", "seed": 3, "count": "99", "negative": ""}) == [
+        "--prompt=--out x", "--seed=3", "--count=16"]
+    word = studio.called(studio.result_arguments("textual_inversion", file, 1.0, None), "zwx", tmp_path / "tries")
+    assert Path(word[1]).name == "zwx.safetensors" and Path(word[1]).read_bytes() == b"x"  # prompts call it by its own name
+
+
+@pytest.mark.parametrize("asked", [{"run": "../one"}, {"run": "one", "file": "../../secret.safetensors"},
+                                   {"run": "one", "file": "job.json"}, {"file": "/etc/passwd"}, {"base": "/etc/passwd"},
+                                   {"control": "/etc/passwd"}, {"run": "one", "file": "none.safetensors"}])
+def test_nothing_outside_the_folders_that_may_be_opened_is_tried(routes: Routes, tmp_path: Path, data: Path,
+                                                                 asked: dict[str, str], answers: Answers) -> None:
+    made(tmp_path, data)
+    (tmp_path / "secret.safetensors").write_bytes(b"")
+    refused = told(post(routes, "try", {"prompt": "a fish", **asked}), 400)
+    assert refused["problems"] and not routes.desk.studio.place().exists()
+    answers(f"page: Try it with {asked}", refused["problems"][0]["text"].replace(str(tmp_path), "..."))
+
+
+def test_a_drawn_picture_is_found_by_its_key_alone(routes: Routes, tmp_path: Path) -> None:
+    for key in ("", "..", "../../one", "0" * 32):
+        assert get(routes, "drawn", key=key, n="0").status == 400 and get(routes, "tried", key=key).status == 400
+
+
 # Controls
 
 
@@ -352,8 +422,8 @@ def test_what_is_typed_wrong_gets_the_schemas_own_sentence(answers: Answers) -> 
 
 def test_every_preset_names_settings_there_are_with_values_they_take() -> None:
     for preset in presets():
-        values: dict[str, Any] = {"data": "p"}
-        known = {control.where for control in controls.controls()}
+        values: dict[str, Any] = {"data": "p", "method.name": preset.method or "lora"}
+        known = {control.where for control in controls.controls() if control.method in ("", preset.method)}
         assert set(preset.values) <= known
         assert Job.read({**values, **preset.values})
 

@@ -19,7 +19,7 @@ from ..views.terminal import Screen, own_output, put, put_json
 if TYPE_CHECKING:
     from ..families import Base
     from ..formats.embedding import Embedding
-    from ..generate import Request
+    from ..generate import OnStep, Request
 
 
 def read_settings(asked: argparse.Namespace) -> tuple[BaseSettings, TrainingSettings]:
@@ -169,21 +169,41 @@ def whole_numbers(text: str, name: str) -> list[int]:
         raise SettingsError("{name} is '{value}'. It takes whole numbers, such as 1,2.", name=name, value=text) from None
 
 
-def generate(asked: argparse.Namespace) -> int:
-    """Draw pictures."""
+@dataclass(frozen=True)
+class Order:
+    """What `generate` is asked for, read and checked before the base opens."""
 
-    from .. import generate as drawing
+    first: Request
+    count: int
+    loras: list[tuple[Path, float]]
+    controls: list[Wanted]
+    words: list[Embedding]
+    out: Path
+
+
+def read_order(asked: argparse.Namespace) -> Order:
+    """The arguments of `generate`, everything checked that needs no base. Raises AprendizError."""
     first = read_request(asked, asked.prompt)
     count = whole_numbers(asked.count, "count")[0]
     if count < 1:
         raise SettingsError("{name} is {value}. It must be at least {low}.", name="count", value=count, low=1)
-    loras, wanted, words = read_loras(asked), read_controls(asked), read_words(asked, (first.prompt, first.negative))
+    return Order(first, count, read_loras(asked), read_controls(asked), read_words(asked, (first.prompt, first.negative)),
+                 asked.out)
+
+
+def carry_out(order: Order, base: Base, on_step: OnStep | None) -> list[Path]:
+    """Draw what was ordered; the files written. Raises AprendizError."""
+    from .. import generate as drawing
+    controls = open_controls(base, order.controls)
+    requests = [replace(order.first, seed=order.first.seed + index, controls=controls) for index in range(order.count)]
+    return drawing.generate(base, requests, order.out, order.loras, on_step, words=order.words)
+
+
+def generate(asked: argparse.Namespace) -> int:
+    """Draw pictures."""
+    order = read_order(asked)
     screen = Screen(own_output(), asked.json)
-    base = open_base(asked)
-    controls = open_controls(base, wanted)
-    requests = [replace(first, seed=first.seed + index, controls=controls) for index in range(count)]
-    files = drawing.generate(base, requests, asked.out, loras, drawing_progress(screen), words=words)
-    for file in files:
+    for file in carry_out(order, open_base(asked), drawing_progress(screen)):
         tell_file(file, asked.json)
     return 0
 

@@ -194,13 +194,22 @@ def check(asked: argparse.Namespace) -> int:
         problems += found.problems
         strict = job.data.strict
         if found.report is not None and not asked.json:
-            put("\n".join(found.report.forecast.lines()))
+            put("\n".join([*found.report.forecast.lines(), *foreseen(job, found.report.forecast.pictures)]))
     for problem in problems:
         tell_problem(problem, asked.json)
     stopping = [problem for problem in problems if strict or not problem.warning]
     if not asked.json and not stopping:
         put(say("This can be trained."))
     return 1 if stopping else 0
+
+
+def foreseen(job: Job, pictures: int) -> list[str]:
+    """Time and memory in sentences, as far as they are known; what is wrong is told elsewhere."""
+    from ..foresight import foresee
+    try:
+        return foresee(job, pictures).lines() if pictures else []
+    except AprendizError:
+        return []
 
 
 def picture_problems(asked: argparse.Namespace) -> list[Problem]:

@@ -6,9 +6,11 @@ more, and Windows may replace the file meanwhile. A model split over several fil
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 Shapes = dict[str, tuple[int, ...]]
 STEM = "diffusion_pytorch_model"  # of the weights of diffusers' modules; transformers' are called "model"
+VOCABULARY = "token_embedding"  # in the names of a text encoder's vectors
+_UNREAD: ContextVar[bool] = ContextVar("unread", default=False)
 VARIANTS = ("", ".fp16", ".non_ema", ".fp32", ".bf16")  # of diffusers' file names, the usual one first
 
 
@@ -54,12 +58,27 @@ class Weights:
         if dtype is None:
             raise ModelError("{file} holds numbers of the kind {kind}, which are not read. Take the model in fp16, bf16 or fp32.",
                              file=file.name, kind=tensor.dtype)
+        if _UNREAD.get() and VOCABULARY not in name:
+            return torch.empty(tensor.shape, dtype=dtype, device="meta")
         values = torch.empty(tensor.shape, dtype=dtype)
         if values.numel():
             with file.open("rb", buffering=0) as opened:
                 opened.seek(start + tensor.start)
                 _fill(opened, memoryview(values.reshape(-1).view(torch.uint8).numpy()), file)
         return values
+
+
+@contextlib.contextmanager
+def unread() -> Iterator[None]:
+    """While tensors come without their numbers, on the meta device: what a model takes can be told from its headers.
+
+    Vocabularies are read all the same: they are small, and methods begin from their rows.
+    """
+    before = _UNREAD.set(True)
+    try:
+        yield
+    finally:
+        _UNREAD.reset(before)
 
 
 def _fill(opened: object, buffer: memoryview, file: Path) -> None:

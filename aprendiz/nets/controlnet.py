@@ -6,6 +6,7 @@ channels, H W latent size, T tokens, D features; condition pictures in pixels, i
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -58,8 +59,10 @@ class Control:
 def branch_of(network: Any, hint_widths: Sequence[int] = (16, 32, 96, 256), copied: bool = True) -> nn.Module:
     """A branch for this U-Net in float32, everything that is in both copied; its zero convolutions are zero."""
     from diffusers import ControlNetModel
-    made: nn.Module = ControlNetModel.from_unet(network, conditioning_embedding_out_channels=tuple(hint_widths),
-                                                load_weights_from_unet=copied)
+    shapes = next(network.parameters()).is_meta  # only shapes are known, and only they are asked for
+    with torch.device("meta") if shapes else contextlib.nullcontext():
+        made: nn.Module = ControlNetModel.from_unet(network, conditioning_embedding_out_channels=tuple(hint_widths),
+                                                    load_weights_from_unet=copied and not shapes)
     return made.float().eval()
 
 
@@ -74,6 +77,8 @@ def spread_hint(branch: Any, seed: int) -> None:
     """
     generator = torch.Generator().manual_seed(seed)
     hint = branch.controlnet_cond_embedding
+    if hint.conv_in.weight.is_meta:
+        return
     x = _examples(generator)
     for layer in [hint.conv_in, *hint.blocks]:
         layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) / math.sqrt(layer.weight[0].numel()))

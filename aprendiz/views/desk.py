@@ -27,9 +27,11 @@ from ..run import Run, find_runs, read_events
 from ..settings import NAME, DataSettings, Job, unfold
 from ..worker.client import PROGRAM, Worker, last_words, start
 from ..worker.messages import ENDS
+from . import studio
+from .studio import Studio
 
 BUSY = ("queued", "running", "paused")
-CHECKS = 4  # answers that are kept, and processes that look at pictures at a time
+CHECKS = {"--check": 4, "--estimate": 1}  # answers that are kept, and processes at a time
 LEAVING = 15.0  # seconds for which an ended worker's process is waited for
 
 
@@ -52,9 +54,13 @@ class Desk:
     output: Callable[[], Path]
     roots: Callable[[], Sequence[Path]]
     finished: Callable[[Run], None] | None = None
+    studio: Studio = field(init=False)
     _workers: dict[Path, Worker] = field(default_factory=dict)
     _checks: dict[str, Check] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def __post_init__(self) -> None:
+        self.studio = Studio(lambda: self.output().absolute() / "aprendiz" / ".tries")
 
     # Runs
 
@@ -104,6 +110,7 @@ class Desk:
                 time.sleep(0.05)
         if run.is_locked or (worker is not None and worker.alive):
             return run
+        self.studio.rest()
         worker = self._workers[run.folder] = start(run, keep_running=keep_running)
         threading.Thread(target=self._await_end, args=(worker,), name=f"aprendiz {run.name}", daemon=True).start()
         return run
@@ -202,6 +209,39 @@ class Desk:
             self.allowed(Path(settings.path))
         return settings
 
+    # Trying results out
+
+    def try_out(self, values: Mapping[str, Any]) -> dict[str, str | None]:
+        """Have pictures drawn with a base alone and with what was learned: the keys of both sides. Raises AprendizError.
+
+        values: run and file (of a run, or a path where run is empty; both empty: the base alone), base (a path; empty: the
+        run's own), weight, control (path of a condition picture), prompt, and what `studio.DRAWN` names.
+        """
+        run = self.run(str(values["run"])) if values.get("run") else None
+        job = run.values() if run is not None else {}
+        base = dict(job.get("base", {"path": "micro"}))
+        if values.get("base") and values["base"] != base.get("path"):
+            base = {"path": str(values["base"])}
+        problems = self._paths("base", base)
+        if problems:
+            raise ProblemsError(problems)
+        control = self.allowed(Path(str(values["control"]))) if values.get("control") else None
+        weight = float(values.get("weight", 1.0))
+        result: list[str] = []
+        if run is not None:
+            file = studio.file_of(run, str(values["file"]))
+            result = studio.result_arguments(str(job["method"]["name"]), file, weight, control)
+            result = studio.called(result, job.get("data", {}).get("trigger") or run.name, self.studio.place())
+        elif values.get("file"):
+            file = self.allowed(Path(str(values["file"])))
+            result = studio.result_arguments(studio.method_of(file), file, weight, control)
+        common = [*studio.base_arguments(base), *studio.picture_arguments(values)]
+        seen = [Path(str(base[name])) for name in ("path", "vae", "text_encoder") if base.get(name)]
+        learned = [Path(word.rpartition(":")[0] or word) if flag in studio.WEIGHTED else Path(word)
+                   for flag, word in zip(result[::2], result[1::2])]
+        plain = self.studio.side(common, seen)
+        return {"base": plain.key, "tuned": self.studio.side([*common, *result], [*seen, *learned]).key if result else None}
+
     # Checks
 
     def check(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,27 +254,42 @@ class Desk:
         except AprendizError as error:
             broken = {"done": True, "forecast": {}, "problems": [plain(problem) for problem in error.problems]}
             return broken
-        key = json.dumps([dict(values), str(self.output())], sort_keys=True, default=str)
+        return self._asked(values, ["--check", str(self.output().absolute())]).answer()
+
+    def estimate(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Steps, time and memory of a job, in sentences, without looking at its pictures: {"done": True, "lines"}, as `check`."""
+        try:
+            job = self.job(values)
+            from ..data import folder
+            pictures = len(folder.listing(job.data)[1])
+        except AprendizError:
+            return {"done": True, "lines": []}  # told of elsewhere
+        return self._asked(values, ["--estimate", str(pictures)]).answer()
+
+    def _asked(self, values: Mapping[str, Any], arguments: list[str]) -> Check:
+        """The process that was asked this, or is asked now; of each kind the older ones make room."""
+        key = json.dumps([arguments, dict(values)], sort_keys=True, default=str)
         with self._lock:
             known = self._checks.get(key)
             if known is None or known.stale:
-                for old in list(self._checks)[:max(0, len(self._checks) - CHECKS + 1)]:
+                alike = [old for old in self._checks if old.startswith(f'[["{arguments[0]}"')]
+                for old in alike[:max(0, len(alike) - CHECKS[arguments[0]] + 1)]:
                     self._checks.pop(old).end()
-                known = self._checks[key] = Check(values, self.output())
-        return known.answer()
+                known = self._checks[key] = Check(values, arguments)
+        return known
 
 
 class Check:
-    """One job being looked at by a process of its own."""
+    """One job being looked at by a process of its own; `arguments` say how."""
 
-    def __init__(self, values: Mapping[str, Any], output: Path) -> None:
+    def __init__(self, values: Mapping[str, Any], arguments: list[str]) -> None:
         python = os.environ.get("APRENDIZ_PYTHON") or sys.executable
         self._asked = 0.0
         self._told: dict[str, Any] | None = None
         try:
             hidden = 0x08000000 if sys.platform == "win32" else 0  # no window of its own
             self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
-                [python, str(PROGRAM), "--check", str(output.absolute())], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                [python, str(PROGRAM), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE, env={**os.environ, "PYTHONUTF8": "1"}, creationflags=hidden)
         except OSError as error:
             self._process = None

@@ -20,7 +20,7 @@ from ..settings import SECTIONS
 from ..texts import say
 from .controls import Control, controls, filled, job_values
 from .desk import Desk, plain
-from .presets import presets
+from .presets import cards, presets, subjects
 
 TITLES = {
     "base": Problem("The model"),
@@ -63,7 +63,8 @@ class Page:
                 with gr.Column(scale=2, min_width=340, elem_id="aprendiz-settings"):
                     wire = self._settings()
                 with gr.Column(scale=3, min_width=380):
-                    gr.HTML('<div id="aprendiz-summary" role="status" aria-live="polite"></div>')
+                    gr.HTML('<div id="aprendiz-estimate" aria-live="polite"></div>'
+                            '<div id="aprendiz-summary" role="status" aria-live="polite"></div>')
                     with gr.Row(elem_id="aprendiz-buttons"):
                         self.check = gr.Button(say("Check"), elem_id="aprendiz-check")
                         self.start = gr.Button(say("Start"), variant="primary", elem_id="aprendiz-start")
@@ -81,10 +82,13 @@ class Page:
         self._add([control for control in basic if control.section == "base"])
         self.method = gr.Dropdown(label=say("Method"), choices=list(titles), value=registry.methods()[first].title,
                                   elem_id="aprendiz-method-name", info=say("The way of teaching."))
-        none = say("As it is")
-        preset = gr.Dropdown(label=say("Preset"), choices=[none, *(one.title for one in presets())], value=none,
-                             elem_id="aprendiz-preset",
-                             info=say("Fills in settings that go well together; change them as you like."))
+        with gr.Row():
+            preset = gr.Dropdown(label=say("Preset"), choices=preset_titles(first), value=preset_titles(first)[0],
+                                 elem_id="aprendiz-preset", min_width=120,
+                                 info=say("Fills in settings that go well together; change them as you like."))
+            card = gr.Dropdown(label=say("Card"), choices=[say("As it is"), *(one.title for one in cards())],
+                               value=say("As it is"),
+                               elem_id="aprendiz-card", min_width=120, info=say("Batch and memory, by the size of your card."))
         self._add([control for control in basic if control.section not in ("base", "method")])
         own: dict[str, Any] = {}
         for name in names:
@@ -98,7 +102,7 @@ class Page:
             rest = [control for control in found if control.section == section and control not in basic]
             with gr.Accordion(title(section), open=False, elem_id=f"aprendiz-section-{section}"):
                 self._add(rest)
-        return lambda: self._wire(titles, preset, [*own.values()], [*folded.values()], names)
+        return lambda: self._wire(titles, (preset, card), [*own.values()], [*folded.values()], names)
 
     def _add(self, these: Sequence[Control]) -> None:
         for control in these:
@@ -122,7 +126,8 @@ class Page:
 
     # Events
 
-    def _wire(self, titles: dict[str, str], preset: Any, own: list[Any], folded: list[Any], names: list[str]) -> None:
+    def _wire(self, titles: dict[str, str], choosers: tuple[Any, Any], own: list[Any], folded: list[Any],
+              names: list[str]) -> None:
         gr = self.gr
         hidden = {"elem_classes": ["aprendiz-hidden"]}
         answer = gr.Textbox(elem_id="aprendiz-answer", **hidden)
@@ -149,21 +154,24 @@ class Page:
             chosen = next((title for title, one in titles.items() if one == job["method"]["name"]), next(iter(titles)))
             return [json.dumps({"filled": name}), gr.update(value=chosen), *(gr.update(value=v) for v in filled(self.order, job))]
 
-        def of_preset(name: str, *given: Any) -> list[Any]:
-            one = next((one for one in presets() if one.title == name), None)
-            if one is None:
-                return [gr.update() for _ in self.parts]
-            return [gr.update(value=c.shown(one.values[c.where])) if c.where in one.values else gr.update() for c in self.order]
+        def of_preset(name: str, chosen: str) -> list[Any]:
+            values = preset_values(name, titles[chosen])
+            mine = ("", titles[chosen])
+            return [gr.update(value=c.shown(values[c.where])) if c.where in values and c.method in mine else gr.update()
+                    for c in self.order]
 
         def of_method(chosen: str) -> list[Any]:
-            return [gr.update(visible=titles[chosen] == name) for name in names] * 2
+            shown = [gr.update(visible=titles[chosen] == name) for name in names]
+            listed = preset_titles(titles[chosen])
+            return [*shown, *shown, gr.update(choices=listed, value=listed[0])]
 
         show = "(told) => { window.aprendizPage && window.aprendizPage.answer(told) }"
         for button, work in ((self.start, begin), (self.check, reading("check")), (look, reading("look"))):
             self._then(self._on(button.click, work, inputs, [answer]), show, [answer])
         self._then(self._on(fill.click, of_run, [wanted], [answer, *inputs]), show, [answer])
-        self._on(preset.change, of_preset, [preset], self.parts)
-        self._on(self.method.change, of_method, [self.method], [*own, *folded])
+        for chooser in choosers:
+            self._on(chooser.change, of_preset, [chooser, self.method], self.parts)
+        self._on(self.method.change, of_method, [self.method], [*own, *folded, choosers[0]])
 
     def _on(self, event: Any, work: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> Any:
         """Bind a function, which no host's public API lists."""
@@ -174,6 +182,19 @@ class Page:
     def _then(self, event: Any, script: str, inputs: list[Any]) -> None:
         """Hand what a function answered to the page's script."""
         event.then(None, inputs, None, **{"_js" if self.version == 3 else "js": script})
+
+
+def preset_titles(method: str) -> list[str]:
+    """What can be chosen for a method; the first changes nothing."""
+    return [say("As it is"), *(one.title for one in subjects() if one.method in ("", method))]
+
+
+def preset_values(title: str, method: str) -> dict[str, Any]:
+    """A preset's values by setting; none for the choice that changes nothing. Steps take the place of epochs and minutes."""
+    one = next((one for one in presets() if one.title == title and one.method in ("", method)), None)
+    values = dict(one.values) if one is not None else {}
+    others = {"training.epochs": None, "training.minutes": None} if "training.steps" in values else {}
+    return {**others, **values}
 
 
 def told(work: Callable[[], dict[str, Any]]) -> str:

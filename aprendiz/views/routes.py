@@ -1,13 +1,18 @@
 """What the page asks its host for, over HTTP, the same in every host. Paths are relative to the prefix that the host mounts.
 
-    GET  page.js, panel.js, page.css      the page's own files          words                the page's texts, in one language
+    GET  page*.js, panel.js, page.css     the page's own files          words                the page's texts, in one language
     GET  runs                             the runs there are            runs/NAME/job        the values of a run, to change them
     GET  runs/NAME/events?from=BYTES      events since an offset        runs/NAME/files/F    a picture, the log or the result
+    GET  runs/NAME/loss.csv               its losses as a table
     POST runs/NAME/tell {command}         pause resume stop save sample
     POST runs/NAME/resume, delete         go on with it, remove it
     POST pictures {values, from, count}   the pictures of a folder with their captions
     GET  thumbnail?folder=F&name=N        a small picture               GET picture?...      the same whole
-    POST captions {folder, captions}      captions written back     POST check {values}  problems and forecast
+    POST captions {folder, captions}      captions written back
+    POST edit {values, kind, find, by}    all captions changed          unedit {values, id}  as they were
+    POST check {values}                   problems and forecast         estimate {values}    steps, time and memory
+    POST try {run, file, prompt, ...}     pictures asked for            GET  tried?key=K     how far they are
+    GET  drawn?key=K&n=N                  one of them                   POST untry {}        no more of them
 
 Every answer is bounded. A name is checked before it becomes a path, a path is opened only within the folders of the desk and, in
 a run, within its folder; nothing here is HTML, so nothing is interpreted. Requests must come from the page's own origin. Standard
@@ -19,6 +24,7 @@ from __future__ import annotations
 import json
 import logging
 import mimetypes
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -27,8 +33,9 @@ from urllib.parse import quote, urlsplit
 
 from ..errors import AprendizError, DatasetError, RunError
 from ..run import Run, read_events
+from ..settings import SAMPLERS
 from ..texts import language
-from . import panel
+from . import panel, studio
 from .controls import schema
 from .desk import BUSY, Desk, plain
 from .words import words
@@ -36,7 +43,8 @@ from .words import words
 logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
-PAGE_FILES = {"page.js": "text/javascript", "panel.js": "text/javascript", "page.css": "text/css"}
+SCRIPTS = ("page.js", "page-parts.js", "page-settings.js", "page-pictures.js", "page-runs.js", "page-try.js", "panel.js")
+PAGE_FILES = {**dict.fromkeys(SCRIPTS, "text/javascript"), "page.css": "text/css"}
 SHOWN = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp", ".gif": "image/gif",
          ".txt": "text/plain; charset=utf-8",
          ".json": "application/json", ".jsonl": "application/json",
@@ -46,6 +54,8 @@ LARGEST_BODY = 4 << 20  # bytes of a request
 EVENTS_AT_ONCE = 1 << 20  # bytes of events in an answer; the page asks again for the rest
 PICTURES_AT_ONCE = 200
 MOST_RUNS = 500
+MOST_EDITS = 10  # of all captions of a folder that can be taken back
+MOST_PROMPTS = 8  # of a run's samples, for trying it out
 
 
 @dataclass(frozen=True)
@@ -92,6 +102,7 @@ class Routes:
 
     desk: Desk
     _about: dict[Path, About] = field(default_factory=dict)
+    _edits: dict[str, Mapping[str, str | None]] = field(default_factory=dict)
 
     def handle(self, request: Request) -> Answer:
         """Answer a request; what a person can mend is told with status 400, what is not there with 404."""
@@ -117,11 +128,17 @@ class Routes:
         if name in PAGE_FILES:
             return Answer(200, (HERE / name).read_bytes(), PAGE_FILES[name], headers={"Cache-Control": "no-cache"})
         if name == "words":
-            return json_answer({"words": words(), "panel": panel.texts(language()), "settings": schema()})
+            return json_answer({"words": words(), "panel": panel.texts(language()), "settings": schema(),
+                                "methods": studio.takes(), "samplers": SAMPLERS})
         if name == "runs":
             return json_answer({"runs": [self._listed(run) for run in self.desk.runs()[:MOST_RUNS]]})
         if name in ("thumbnail", "picture"):
             return self._picture(name, request)
+        if name == "tried":
+            return json_answer(self.desk.studio.told(request.query["key"]))
+        if name == "drawn":
+            file = self.desk.studio.picture(request.query["key"], request.number("n"))
+            return Answer(kind="image/png", file=file, headers={"Cache-Control": "private, max-age=86400"})
         return json_answer({"problems": []}, 404)
 
     def _post(self, name: str, request: Request) -> Answer:
@@ -130,8 +147,17 @@ class Routes:
             return json_answer(self._pictures(given))
         if name == "captions":
             return json_answer(self._captions(given))
+        if name in ("edit", "unedit"):
+            return json_answer(self._edit(name, given))
         if name == "check":
             return json_answer(self.desk.check(given["values"]))
+        if name == "estimate":
+            return json_answer(self.desk.estimate(given["values"]))
+        if name == "try":
+            return json_answer(self.desk.try_out(given))
+        if name == "untry":
+            self.desk.studio.end()
+            return json_answer({"ok": True})
         return json_answer({"problems": []}, 404)
 
     # Runs
@@ -143,6 +169,9 @@ class Routes:
             return self._file(run, rest)
         if request.method == "GET" and what == "job":
             return json_answer(run.values())
+        if request.method == "GET" and what == "loss.csv" and not rest:
+            return Answer(200, loss_table(run).encode(), SHOWN[".csv"],
+                          headers={"Content-Disposition": f"attachment; filename*=UTF-8''{quote(run.name)}-loss.csv"})
         if request.method != "POST" or rest:
             return json_answer({"problems": []}, 404)
         if what == "tell":
@@ -198,7 +227,7 @@ class Routes:
 
     def _pictures(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """A part of the pictures of the values' folder, those with problems first, and how many there are."""
-        from ..data import album
+        from ..data import album, bench
         settings = self.desk.data(given.get("values", {}))
         found, problems = album.leaves(settings)
         troubled: dict[str, list[dict[str, Any]]] = {}
@@ -213,7 +242,8 @@ class Routes:
                   "stamp": leaf.stamp, "problems": troubled.get(leaf.name, [])} for leaf in ordered[start:start + count]]
         others = [one for where, ones in troubled.items() if where not in names for one in ones]
         return {"folder": str(settings.path), "total": len(found), "captioned": sum(any(leaf.taught) for leaf in found),
-                "troubled": len(names & set(troubled)), "pictures": shown, "problems": others[:50]}
+                "troubled": len(names & set(troubled)), "pictures": shown, "problems": others[:50],
+                "tags": bench.tags(found) if start == 0 else None}
 
     def _folder(self, text: str) -> Path:
         from ..data import folder
@@ -244,6 +274,35 @@ class Routes:
             except (DatasetError, RunError) as error:
                 problems += [{**plain(problem), "where": name} for problem in error.problems]
         return {"captions": written, "problems": problems}
+
+
+    def _edit(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Change all captions of the values' folder, or take the change of this name back."""
+        from ..data import bench
+        settings = self.desk.data(given.get("values", {}))
+        if name == "unedit":
+            done = bench.put_back(settings, self._edits.pop(str(given["id"])))
+        else:
+            done = bench.change(settings, bench.Change(str(given["kind"]), str(given["find"]), str(given.get("by", ""))))
+        told: dict[str, Any] = {"count": len(done.before), "problems": [plain(problem) for problem in done.problems[:50]]}
+        if name == "edit" and done.before:
+            told["id"] = secrets.token_hex(8)
+            self._edits[told["id"]] = done.before
+            for old in list(self._edits)[:-MOST_EDITS]:
+                del self._edits[old]
+        return told
+
+
+def loss_table(run: Run) -> str:
+    """A run's losses as a table: a line each step, with the loss on the pictures kept apart where it was measured."""
+    events = run.events()
+    validated = {event["step"]: event["loss"] for event in events if event["event"] == "validation"}
+    lines = ["step,epoch,loss,learning_rate,validation_loss"]
+    for event in events:
+        if event["event"] == "step":
+            cells = [event["step"], event.get("epoch"), event["loss"], event.get("learning_rate"), validated.get(event["step"])]
+            lines.append(",".join("" if cell is None else str(cell) for cell in cells))
+    return "\n".join(lines) + "\n"
 
 
 def read_some(file: Path, start: int) -> tuple[list[dict[str, Any]], int]:
@@ -282,7 +341,7 @@ class About:
         """Read what is new of a run."""
         if not self.told:
             self.told = {"name": run.name, "step": 0, "steps": None, "loss": None, "picture": None, "time": None, "file": None,
-                         "method": None, "base": None, "trigger": None}
+                         "method": None, "base": None, "trigger": None, "files": [], "prompts": []}
             try:
                 values = run.values()
                 self.told.update(method=values["method"]["name"], base=Path(values["base"]["path"]).name,
@@ -298,8 +357,17 @@ class About:
                 self.told.update(step=event.get("step"), steps=event.get("steps"), loss=event.get("loss"))
             elif kind == "sample":
                 self.told["picture"] = event.get("file")
-            elif kind == "finished":
-                self.told["file"] = event.get("file")
+                if event.get("prompt") not in (*self.told["prompts"], None) and len(self.told["prompts"]) < MOST_PROMPTS:
+                    self.told["prompts"].append(event["prompt"])
+            elif kind in ("checkpoint", "finished") and event.get("file"):
+                self._note(event["step"], event["file"])
+                if kind == "finished":
+                    self.told["file"] = event["file"]
+
+    def _note(self, step: Any, file: Any) -> None:
+        """A usable file of a step, the later ones last; a resumed run writes some anew."""
+        known = {one["file"]: one for one in self.told["files"]} | {file: {"step": step, "file": file}}
+        self.told["files"] = sorted(known.values(), key=lambda one: (str(one["file"]) == self.told["file"], one["step"] or 0))
 
 
 # Mounting

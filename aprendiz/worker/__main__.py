@@ -1,8 +1,8 @@
 """The worker process: `python aprendiz/worker/__main__.py RUN_FOLDER [--lifeline]`, started by path.
 
-`--check OUTPUT` in place of a folder checks the job on stdin (`checking`). A finished overlay folder of packages, which
-`install.py` makes where a host pins older ones, comes first on `sys.path`; `APRENDIZ_OVERLAY` names another, or none where it is
-empty.
+`--check OUTPUT` in place of a folder checks the job on stdin, `--estimate PICTURES` tells what it comes to (`checking`);
+`--command WORDS` is the command line. A finished overlay folder of packages, which `install.py` makes where a host pins older
+ones, comes first on `sys.path`; `APRENDIZ_OVERLAY` names another, or none where it is empty.
 
 Exit codes: 0 finished, 1 failed in a way that a person can mend, 3 our bug, 130 stopped. Events say the rest.
 """
@@ -24,7 +24,9 @@ if not __package__:
         _overlay = os.path.dirname(max(filter(os.path.isfile, _marks), key=os.path.getmtime, default=""))
     sys.path[:0] = [_overlay] if _overlay else []
     import runpy
-    runpy.run_module("aprendiz.worker", run_name="__main__", alter_sys=True)
+    _command = sys.argv[1:2] == ["--command"]
+    del sys.argv[1:1 + _command]
+    runpy.run_module("aprendiz" if _command else "aprendiz.worker", run_name="__main__", alter_sys=True)
     raise SystemExit(0)
 
 import io
@@ -46,9 +48,9 @@ def main(arguments: list[str]) -> int:
             stream.reconfigure(encoding="utf-8", errors="replace", line_buffering=True)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("aprendiz").setLevel(logging.INFO)
-    if arguments[:1] == ["--check"]:
+    if arguments[0] in ("--check", "--estimate"):
         from .checking import main as check
-        return check(Path(arguments[1]))
+        return check(arguments)
     try:
         run = Run.open(Path(arguments[0]))
         if "--lifeline" in arguments:

@@ -1,7 +1,9 @@
 """A job checked for a door, in a process of its own: `python aprendiz/worker/__main__.py --check OUTPUT`, values on stdin.
 
-The answer is the last line of stdout, JSON: {"problems": [{template, fields, where, warning, text}], "forecast": {...}}. Texts
-are in the language of the process. Nothing is written.
+`--estimate PICTURES` in place of it tells what a job with so many pictures comes to, without looking at any: {"lines": [...]}.
+
+The answer is the last line of stdout, JSON; of a check {"problems": [{template, fields, where, warning, text}], "forecast"}.
+Texts are in the language of the process. Nothing is written.
 """
 
 from __future__ import annotations
@@ -17,9 +19,25 @@ from ..errors import AprendizError, Problem
 from ..settings import Job
 
 
-def main(output: Path) -> int:
-    """Check the job on stdin as it would be written into `output`; 0 whatever is found."""
+def main(arguments: list[str]) -> int:
+    """Check the job on stdin, or estimate what it comes to; 0 whatever is found."""
     values = json.loads(sys.stdin.buffer.read().decode("utf-8"))
+    if arguments[0] == "--estimate":
+        return answer({"lines": estimate(values, int(arguments[1]))})
+    return answer(check(values, Path(arguments[1])))
+
+
+def estimate(values: dict[str, Any], pictures: int) -> list[str]:
+    """What is known of time and memory, in sentences; nothing where the job has problems."""
+    from .. import foresight
+    try:
+        return foresight.foresee(Job.read(values), pictures).lines()
+    except AprendizError:
+        return []  # `check` tells of them
+
+
+def check(values: dict[str, Any], output: Path) -> dict[str, Any]:
+    """What is wrong with a job as it would be written into `output`, and what it comes to."""
     forecast: dict[str, Any] = {}
     try:
         job = Job.read(values)
@@ -32,9 +50,14 @@ def main(output: Path) -> int:
         if found.report is not None:
             told = found.report.forecast
             forecast = {"pictures": told.pictures, "steps": told.steps, "epochs": told.epochs, "seconds": told.seconds,
-                        "disk_bytes": told.cache_bytes + told.checkpoint_bytes, "lines": told.lines()}
-    answer = {"problems": [plain(problem) for problem in problems], "forecast": forecast}
-    sys.stdout.buffer.write(("\n" + json.dumps(answer, ensure_ascii=False, default=str) + "\n").encode())
+                        "disk_bytes": told.cache_bytes + told.checkpoint_bytes,
+                        "lines": [*told.lines(), *(estimate(values, told.pictures) if told.pictures else [])]}
+    return {"problems": [plain(problem) for problem in problems], "forecast": forecast}
+
+
+def answer(told: dict[str, Any]) -> int:
+    """Write the answer as the last line."""
+    sys.stdout.buffer.write(("\n" + json.dumps(told, ensure_ascii=False, default=str) + "\n").encode())
     sys.stdout.flush()
     return 0
 

@@ -38,7 +38,11 @@ EVENTS: dict[str, dict[str, str]] = {
         "memory_gb": "forecast",
         "text": "the same for people, in English",
     },
-    "caching": {"what": "pictures, captions, pictures of the base's own, or speed (steps that are timed and undone)", "done": "how many", "total": "of how many"},
+    "caching": {
+        "what": "pictures, captions, pictures of the base's own, or speed (steps that are timed and undone)",
+        "done": "how many",
+        "total": "of how many",
+    },
     "step": {
         "step": "optimizer steps done, from 1",
         "steps": "of how many",
