@@ -48,7 +48,7 @@ class Foresight:
             told.append(say("Time: about {time} for {steps} steps, {each} s each, as measured on this machine before.",
                             time=in_words(self.seconds), steps=self.steps, each=f"{self.each:.2g}"))
         elif self.each is not None and self.seconds is not None:
-            told.append(say("Time: {time}, about {steps} steps of {each} s each, as measured on this machine before.",
+            told.append(say("In {time}, about {steps} steps of {each} s each fit, as measured on this machine before.",
                             time=in_words(self.seconds), steps=round(self.seconds / self.each), each=f"{self.each:.2g}"))
         elif self.steps is not None:
             told.append(say("Steps: {steps}. Their time is known after the first run of this kind on this machine.",
