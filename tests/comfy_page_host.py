@@ -14,6 +14,7 @@ import base64
 import hashlib
 import importlib.util
 import json
+import os
 import re
 import shutil
 import struct
@@ -41,7 +42,9 @@ ASKING = (routes, schema, sources)  # modules that ask the host
 
 
 def static() -> Path:
-    """The front end's files."""
+    """The front end's files: those of the package, or of the folder that COMFYUI_FRONTEND names (an older version's `static`)."""
+    if os.environ.get("COMFYUI_FRONTEND"):
+        return Path(os.environ["COMFYUI_FRONTEND"])
     found = importlib.util.find_spec("comfyui_frontend_package")
     assert found is not None and found.submodule_search_locations, "install the extra 'dev'"
     return Path(next(iter(found.submodule_search_locations))) / "static"

@@ -47,7 +47,7 @@ def open_page(browser: Any, host: PageHost, vue: bool = False, language: str = "
     page = browser.new_page(viewport={"width": 1500, "height": 950})
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(20_000)
     page.route(lambda url: "127.0.0.1" not in url, lambda route: route.abort())
     page.goto(host.address, wait_until="domcontentloaded")
     page.wait_for_function("window.app?.extensionManager && window.app?.graph && !!customElements.get('aprendiz-run')")
@@ -181,8 +181,9 @@ def drop(page: Any, *paths: Path) -> None:
     """Files or folders of the disk, dropped on the canvas as by a person's mouse."""
     client = page.context.new_cdp_session(page)
     data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
-    for kind in ("dragEnter", "dragOver", "drop"):
+    for kind in ("dragEnter", "dragOver", "dragOver", "drop"):
         client.send("Input.dispatchDragEvent", {"type": kind, "x": 700, "y": 300, "data": data})
+        page.wait_for_timeout(200)  # whether a place takes what hangs over it is asked of the page
 
 
 @pytest.mark.parametrize("captions", [True, False], ids=["captioned", "bare"])

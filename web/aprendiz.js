@@ -153,6 +153,7 @@ function dressNode(node) {
   named(node)
   if (TRAIN.test(node.comfyClass)) trainingNode(node)
   if (TELLS.includes(node.comfyClass)) tellingNode(node)
+  fold(node)
   setTimeout(() => fold(node), 0)
 }
 
@@ -177,6 +178,10 @@ function trainingNode(node) {
   const every = wish('aprendiz.sampleEverySteps', 0), keep = wish('aprendiz.keepRunning', false)
   if (every && widget(node, 'sample_every_steps')) widget(node, 'sample_every_steps').value = every
   if (keep && widget(node, 'keep_running')) widget(node, 'keep_running').value = true
+  // From the beginning on, without height: early versions of Nodes 2.0 show no widget that comes later.
+  node.aprendiz_place = make('div', { style: 'overflow:auto;width:100%;height:100%;border-radius:6px' })
+  const place = node.addDOMWidget('aprendiz_panel', 'aprendiz', node.aprendiz_place, { serialize: false, hideOnZoom: false, getMinHeight: () => height(node) })
+  place.serialize = false
   const removed = node.onRemoved, executed = node.onExecuted
   node.onRemoved = function () { removed?.call(this); node.aprendiz_leave?.() }
   // The result names the run too: a page that missed its beginning shows it all the same.
@@ -188,12 +193,7 @@ function showRun(node, id) {
   if (node.aprendiz_shown === id) return look(id)
   node.aprendiz_leave?.()
   node.aprendiz_shown = node.properties.aprendiz_run = id
-  if (!node.aprendiz_place) {
-    node.aprendiz_place = make('div', { style: 'overflow:auto;width:100%;height:100%;border-radius:6px' })
-    const place = node.addDOMWidget('aprendiz_panel', 'aprendiz', node.aprendiz_place, { serialize: false, hideOnZoom: false, getMinHeight: () => node.aprendiz_height ?? LOW })
-    place.serialize = false
-    node.setSize?.([Math.max(node.size[0], 420), node.computeSize()[1]])
-  }
+  node.setSize?.([Math.max(node.size[0], 420), node.computeSize()[1]])
   const { panel, leave } = panelFor(id, ['pause', 'resume', 'sample', 'save', 'stop', 'start'])
   const grows = new ResizeObserver(() => grow(node, panel.offsetHeight))
   grows.observe(panel)
@@ -201,11 +201,13 @@ function showRun(node, id) {
   node.aprendiz_place.replaceChildren(panel)
 }
 
+const height = node => node.aprendiz_shown ? node.aprendiz_height ?? LOW : 0
+
 /** Give the panel on a node the height that its curve and pictures want, up to a bound; it never shrinks, so that nothing jumps. */
 function grow(node, wanted) {
-  const height = Math.min(HIGH, Math.max(node.aprendiz_height ?? LOW, wanted))
-  if (height === (node.aprendiz_height ?? LOW)) return
-  node.aprendiz_height = height
+  const high = Math.min(HIGH, Math.max(height(node), wanted))
+  if (high === height(node)) return
+  node.aprendiz_height = high
   node.setSize?.([node.size[0], Math.max(node.size[1], node.computeSize()[1])])
   app.graph?.setDirtyCanvas?.(true, true)
 }
