@@ -1,2 +1,47 @@
-// Brings the living half of the page (aprendiz/views/page.js) into the host once its own page stands.
-onUiLoaded(() => { import(new URL('./aprendiz/page.js', location.href).href) })
+// Brings the living half of the page (aprendiz/views/page.js) into the host once its own page stands, and does for it what only
+// the host's page can: use a result in txt2img, read how pictures are drawn there, show the lists anew.
+
+{
+  const field = id => gradioApp().querySelector(`#${id} textarea, #${id} input`)
+  const number = id => { const text = field(id)?.value; return text === '' || isNaN(text) ? undefined : Number(text) }
+
+  /** The sampler in our names: 'DPM++ 2M' with 'Karras' is dpm++_2m_karras. */
+  const samplers = () => {
+    const name = (field('txt2img_sampling')?.value || '').toLowerCase().replaceAll(' ', '_')
+    const schedule = (field('txt2img_scheduler')?.value || '').toLowerCase().replaceAll(' ', '_')
+    return [`${name}_${schedule}`, name]
+  }
+
+  window.aprendizHost = {
+    /** Put what calls a result into the prompt of txt2img, once, and go there. */
+    use(prompt) {
+      const text = field('txt2img_prompt')
+      if (prompt && !text.value.includes(prompt)) {
+        text.value = [text.value.trim(), prompt].filter(Boolean).join(' ')
+        updateInput(text)
+      }
+      this.ended()
+      switch_to_txt2img()
+    },
+
+    /** A result has been placed: the lists of extra networks are shown anew. */
+    ended() {
+      for (const tab of ['txt2img', 'img2img']) {
+        const button = ['_internal', ''].map(end => gradioApp().querySelector(`#${tab}_lora_extra_refresh${end}`)).find(Boolean)
+        button?.click()
+      }
+    },
+
+    /** How pictures are drawn in txt2img, as settings of our samples; samplers: names, the most exact first. */
+    read() {
+      const seed = number('txt2img_seed')
+      return {samplers: samplers(), values: {
+        'samples.sample_prompts': field('txt2img_prompt')?.value.replace(/\s*\n\s*/g, ' ').trim() || undefined,
+        'samples.negative_prompt': field('txt2img_neg_prompt')?.value.replace(/\s*\n\s*/g, ' ').trim(),
+        'samples.sample_seed': seed >= 0 ? seed : undefined, 'samples.sampler_steps': number('txt2img_steps'),
+        'samples.guidance': number('txt2img_cfg_scale')}}
+    },
+  }
+
+  onUiLoaded(() => { import(new URL('./aprendiz/page.js', location.href).href) })
+}

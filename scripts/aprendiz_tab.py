@@ -1,26 +1,29 @@
 """The door of AUTOMATIC1111, Forge and reForge: the page as a sub-tab of Train, or as a tab of its own where there is none.
 
-Here stands only what the page asks of its host: where files are, what is listed, who has logged in. The page itself, its routes
-and the runs are `aprendiz.views`. Runs live in processes of their own; their desk outlives *Reload UI*, which executes this file
-again.
+Here stands only what the page asks of its host: where files are, what is listed, who has logged in, what its model does. The
+page itself, its routes and the runs are `aprendiz.views`. Runs live in processes of their own; their desk outlives *Reload UI*,
+which executes this file again.
 """
 
 import base64
 import binascii
 import hmac
 import logging
-import shutil
+import os
 import sys
 from pathlib import Path
 
 import gradio as gr
 import modules
-from modules import paths_internal, script_callbacks, shared
+from modules import devices, paths_internal, script_callbacks, scripts, shared
 
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
+from aprendiz.texts import nearest  # noqa: E402
+from aprendiz.views import results  # noqa: E402
+from aprendiz.views.card import CARDS, Card  # noqa: E402
 from aprendiz.views.desk import DESKS, Desk  # noqa: E402
 from aprendiz.views.gradio import Page, PageHost  # noqa: E402
 from aprendiz.views.routes import Routes, mount  # noqa: E402
@@ -28,6 +31,11 @@ from aprendiz.views.words import FOLDERS, OUTPUT  # noqa: E402
 
 logger = logging.getLogger("aprendiz")
 SECTION = ("aprendiz", "Aprendiz")
+GIVEN = os.environ.setdefault("APRENDIZ_LANGUAGE_GIVEN", os.environ.get("APRENDIZ_LANGUAGE", ""))  # before this file changed it
+PAGES = {"lora": "lora", "embedding": "textual inversion", "hypernetwork": "hypernetworks"}  # of the host's extra networks
+
+
+# Folders and lists
 
 
 def output():
@@ -48,7 +56,8 @@ def roots():
 def remote():
     """Whether others than this machine may see the page."""
     asked = shared.cmd_opts
-    return bool(asked.listen or asked.share or getattr(asked, "ngrok", None) or asked.server_name)
+    named = asked.server_name if asked.server_name not in ("127.0.0.1", "localhost", "::1") else None
+    return bool(asked.listen or asked.share or getattr(asked, "ngrok", None) or named)
 
 
 def checkpoints():
@@ -59,33 +68,45 @@ def checkpoints():
     return [info.filename for info in sd_models.checkpoints_list.values() if info.filename.endswith(".safetensors")]
 
 
-def lora_folder():
-    """Where the host looks for LoRA files."""
-    return Path(getattr(shared.cmd_opts, "lora_dir", None) or Path(paths_internal.models_path) / "Lora")
+def folder_of(kind):
+    """Where the host looks for files of a kind."""
+    models = Path(paths_internal.models_path)
+    asked, usual = {"lora": ("lora_dir", models / "Lora"), "controlnet": ("controlnet_dir", models / "ControlNet"),
+                    "embedding": ("embeddings_dir", Path(paths_internal.data_path) / "embeddings"),
+                    "hypernetwork": ("hypernetwork_dir", models / "hypernetworks"),
+                    "checkpoint": ("ckpt_dir", models / "Stable-diffusion")}[kind]
+    return Path(getattr(shared.cmd_opts, asked, None) or usual)
 
 
 def finished(run):
-    """Put a finished LoRA where the host finds it, under a name that is free, and have its lists read anew."""
-    from modules import ui_extra_networks
-    folder = lora_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    if run.values().get("method", {}).get("name") != "lora" or not run.file.is_file():
-        return
-    number, name = 1, run.name
-    while (folder / f"{name}.safetensors").exists():
-        number += 1
-        name = f"{run.name}-{number}"
-    for ending in (".safetensors", ".json", ".png"):
-        if run.file.with_suffix(ending).is_file():
-            shutil.copyfile(run.file.with_suffix(ending), folder / f"{name}{ending}")
-    try:
-        import networks  # the host's own Lora extension
-        networks.list_available_networks()
-    except ImportError:
-        logger.info("this host has no Lora extension; the file is in %s", folder)
+    """Put a finished run's files where the host finds them, have its lists read anew; what calls the result in a prompt."""
+    placed = results.place(run, folder_of)
+    read_anew(placed)
+    return results.prompt(placed, run.values().get("data", {}).get("trigger"))
+
+
+def read_anew(kinds):
+    """Have the host's lists show new files of these kinds."""
+    from modules import sd_models, ui_extra_networks
+    shown = {PAGES[kind] for kind in kinds if kind in PAGES}
+    if keeper() is None and loaded() is None:
+        shown.discard(PAGES["embedding"])  # AUTOMATIC1111 would open a model for it, and reads them anyway once it has one
     for page in ui_extra_networks.extra_pages:
-        if page.name == "lora":
+        if page.name in shown:
             page.refresh()
+    if "checkpoint" in kinds:
+        sd_models.list_models()
+    if "hypernetwork" in kinds and hasattr(shared, "reload_hypernetworks"):
+        shared.reload_hypernetworks()
+    if "controlnet" in kinds:
+        for name, module in list(sys.modules.items()):  # built into Forge; an extension elsewhere
+            if name.endswith("global_state") and hasattr(module, "update_controlnet_filenames"):
+                module.update_controlnet_filenames()
+            elif name.endswith("global_state") and hasattr(module, "update_cn_models"):
+                module.update_cn_models()
+
+
+# Who may
 
 
 def allowed(app):
@@ -114,10 +135,68 @@ def knows(header, pairs):
     return any(hmac.compare_digest(given, pair.encode()) for pair in pairs)
 
 
+# The card
+
+
+class Model:
+    """The model that this host draws with."""
+
+    def free(self):
+        """Bytes free on the card; None on the processor."""
+        import torch
+        return torch.cuda.mem_get_info(devices.device)[0] if devices.device.type == "cuda" else None
+
+    def leave(self):
+        """Off the card. Forge and reForge keep books of what is on it."""
+        if keeper() is not None:
+            keeper().unload_all_models()
+            keeper().soft_empty_cache()
+        elif loaded() is not None:
+            from modules import sd_models
+            sd_models.send_model_to_cpu(loaded())
+
+    def come_back(self):
+        """Onto the card again; Forge and reForge see to that themselves."""
+        if keeper() is None and loaded() is not None:
+            from modules import sd_models
+            sd_models.send_model_to_device(loaded())
+
+    def drawing(self):
+        """Whether a picture is being made."""
+        return bool(shared.state.job)
+
+
+def keeper():
+    """The module of Forge or reForge that keeps books of the card; None in AUTOMATIC1111."""
+    return sys.modules.get("backend.memory_management") or sys.modules.get("ldm_patched.modules.model_management")
+
+
+def loaded():
+    """AUTOMATIC1111's open model, without opening one."""
+    from modules import sd_models
+    return sd_models.model_data.sd_model
+
+
+class Neighbour(scripts.Script):
+    """Called before the host draws, so that what was taken off the card comes back."""
+
+    def title(self):
+        return "Aprendiz"
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible
+
+    def before_process(self, p, *args):
+        card.before_drawing()
+
+
+# The page
+
+
 def desk():
     """The desk of this process, the same after *Reload UI*."""
-    kept = DESKS.setdefault("webui", Desk(output, roots, finished))
-    kept.output, kept.roots, kept.finished = output, roots, finished
+    kept = DESKS.setdefault("webui", Desk(output, roots))
+    kept.output, kept.roots, kept.finished, kept.before = output, roots, finished, card.before_run
     return kept
 
 
@@ -149,8 +228,16 @@ def settings():
     """The section in the host's settings."""
     add = shared.opts.add_option
     add("aprendiz_output", shared.OptionInfo("", str(OUTPUT), section=SECTION))
-    add("aprendiz_folders", shared.OptionInfo("", str(FOLDERS),
-                                              gr.Textbox, {"lines": 3}, section=SECTION))
+    add("aprendiz_folders", shared.OptionInfo("", str(FOLDERS), gr.Textbox, {"lines": 3}, section=SECTION))
+
+
+def follow_language():
+    """Speak the language of the host's localisation, where none was asked for by name."""
+    chosen = shared.opts.data.get("localization")
+    if not GIVEN:
+        os.environ.pop("APRENDIZ_LANGUAGE", None)
+        if chosen and chosen != "None":
+            os.environ["APRENDIZ_LANGUAGE"] = nearest(chosen)
 
 
 def routes(blocks, app):
@@ -158,6 +245,9 @@ def routes(blocks, app):
     mount(app, Routes(desk()), allowed=allowed(app))
 
 
+follow_language()
+card = CARDS.setdefault("webui", Card(Model(), list))  # the same after *Reload UI*: it knows what has left
+card.model, card.busy = Model(), lambda: [run for run in desk().runs() if run.state == "running"]
 script_callbacks.on_ui_settings(settings)
 script_callbacks.on_app_started(routes)
 if has_train_tab():

@@ -48,12 +48,14 @@ class Desk:
     """What a door's page can do.
 
     output: where runs are written (`<output>/aprendiz/<name>/`). roots: the folders that the page may open pictures in; the
-    output's own is always one. finished: called in a thread with each run that this desk started and that finished.
+    output's own is always one. before: called with each run that is about to begin. finished: called in a thread with each run
+    that this desk started and that finished, and again with one whose result is asked for; gives what calls it in a prompt.
     """
 
     output: Callable[[], Path]
     roots: Callable[[], Sequence[Path]]
-    finished: Callable[[Run], None] | None = None
+    finished: Callable[[Run], str] | None = None
+    before: Callable[[Run], None] | None = None
     studio: Studio = field(init=False)
     _workers: dict[Path, Worker] = field(default_factory=dict)
     _checks: dict[str, Check] = field(default_factory=dict)
@@ -111,6 +113,8 @@ class Desk:
         if run.is_locked or (worker is not None and worker.alive):
             return run
         self.studio.rest()
+        if self.before is not None:
+            self.before(run)
         worker = self._workers[run.folder] = start(run, keep_running=keep_running)
         threading.Thread(target=self._await_end, args=(worker,), name=f"aprendiz {run.name}", daemon=True).start()
         return run
@@ -120,6 +124,13 @@ class Desk:
         worker.let_go()
         if self.finished is not None and worker.run.state == "finished":
             self.finished(worker.run)
+
+    def place(self, name: str) -> str:
+        """Have the host put a finished run's result where it looks, and what calls it in a prompt there. Raises RunError."""
+        run = self.run(name)
+        if run.state != "finished" or self.finished is None:
+            raise RunError("{name} is not finished yet, so there is nothing to use. Go on with it first.", name=name)
+        return self.finished(run)
 
     def tell(self, name: str, command: str) -> None:
         """Steer a run. Raises RunError where nobody would hear it."""

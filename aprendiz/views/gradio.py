@@ -146,6 +146,8 @@ class Page:
             return lambda chosen, *given: json.dumps({what: values(chosen, *given)})
 
         def of_run(name: str) -> list[Any]:
+            if name.startswith("{"):
+                return [gr.update(), gr.update(), *some(json.loads(name))]
             try:
                 job = self.host.desk.run(name).values()
             except AprendizError as error:
@@ -153,6 +155,10 @@ class Page:
             job["output"] = {**job.get("output", {}), "again": False}
             chosen = next((title for title, one in titles.items() if one == job["method"]["name"]), next(iter(titles)))
             return [json.dumps({"filled": name}), gr.update(value=chosen), *(gr.update(value=v) for v in filled(self.order, job))]
+
+        def some(known: dict[str, Any]) -> list[Any]:
+            return [gr.update(value=c.shown(known[c.where])) if c.where in known and not c.method else gr.update()
+                    for c in self.order]
 
         def of_preset(name: str, chosen: str) -> list[Any]:
             values = preset_values(name, titles[chosen])

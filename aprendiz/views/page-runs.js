@@ -11,11 +11,15 @@ let part = null
 export function runs() { part ||= section('runs', say('runs')); return part.whole }
 
 export async function listRuns() {
+  const busy = new Set(shelf.runs.filter(run => run.busy).map(run => run.name))
   shelf.listed = Date.now()
   shelf.runs = (await ask('runs')).runs
+  for (const run of shelf.runs) {  // placed once; asked for, so that the host's lists are not shown too early
+    if (window.aprendizHost && run.state === 'finished' && busy.has(run.name)) place(run.name).then(window.aprendizHost.ended).catch(() => {})
+  }
   if (!shelf.chosen) {
-    const busy = shelf.runs.find(run => run.busy)
-    if (busy) choose(busy.name)
+    const going = shelf.runs.find(run => run.busy)
+    if (going) choose(going.name)
   }
   drawRuns()
   shelf.changed()
@@ -41,6 +45,7 @@ function drawRun(run) {
     make('span', {class: 'ap-does'},
       run.file && make('a', {href: at(filePath(run.name, run.file)), download: true, ...key('file', run)}, say('download')),
       run.step > 0 && make('a', {href: at(`runs/${encodeURIComponent(run.name)}/loss.csv`), download: true, ...key('csv', run)}, say('csv')),
+      run.file && window.aprendizHost && make('button', {onclick: () => send(run.name), ...key('send', run)}, say('send')),
       run.files.length > 0 && make('button', {onclick: () => shelf.tried(run.name), ...key('try', run)}, say('try_it')),
       !run.busy && run.state !== 'finished' && make('button', {onclick: () => act(run.name, 'resume'), ...key('resume', run)}, say('resume')),
       make('button', {onclick: () => useSettings(run.name), ...key('use', run)}, say('again')),
@@ -67,6 +72,15 @@ async function act(name, what) {
     } else choose(name)
   } catch (error) { note(error.message || say('lost'), true) }
   await listRuns().catch(() => {})
+}
+
+/** Have a result put where the host looks. */
+const place = name => ask(`runs/${encodeURIComponent(name)}/place`, {})
+
+/** Have the host use a result: what calls it goes into the host's prompt. */
+async function send(name) {
+  try { window.aprendizHost.use((await place(name)).prompt) }
+  catch (error) { note(error.message || say('lost'), true) }
 }
 
 function useSettings(name) {

@@ -3,7 +3,7 @@
 // The settings themselves are Gradio's; this script draws what is in #aprendiz-live and #aprendiz-summary, from the routes beside it
 // (docs/webui.md). It begins, listens and keeps the clock; the parts stand in page-*.js. No dependencies but panel.js.
 
-import {ask, at, find, make, note, press, problemsOf, remembered, say, state, told} from './page-parts.js'
+import {ask, at, find, make, note, press, problemsOf, remembered, say, state, told, write} from './page-parts.js'
 import {check, drawPictures, loadPictures, pictures} from './page-pictures.js'
 import {choose, follow, listRuns, places, runs, shelf} from './page-runs.js'
 import {clearProblems, estimateWaits, markSettings, showEstimate, showProblems} from './page-settings.js'
@@ -57,10 +57,19 @@ async function estimate(values) {
 // The clock
 
 let waitingLook = null
+/** How the host draws pictures, as settings of the samples. */
+function readHost() {
+  const {samplers, values} = window.aprendizHost.read()
+  const sampler = samplers.find(name => told.samplers.includes(name))
+  write('aprendiz-wanted', JSON.stringify(sampler ? {...values, 'samples.sampler': sampler} : values))
+  setTimeout(() => press('aprendiz-fill'), 50)
+}
+
 function listen() {
   const page = find('aprendiz')
   if (!page || page.dataset.heard) return
   page.dataset.heard = 'yes'
+  if (window.aprendizHost) find('aprendiz-samples-sample-prompts')?.append(make('button', {class: 'ap-read', onclick: readHost}, say('read')))
   const look = after => { clearTimeout(waitingLook); waitingLook = setTimeout(() => press('aprendiz-look'), after) }
   for (const kind of ['input', 'change', 'focusout', 'click']) {
     page.addEventListener(kind, event => {

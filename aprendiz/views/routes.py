@@ -5,7 +5,7 @@
     GET  runs/NAME/events?from=BYTES      events since an offset        runs/NAME/files/F    a picture, the log or the result
     GET  runs/NAME/loss.csv               its losses as a table
     POST runs/NAME/tell {command}         pause resume stop save sample
-    POST runs/NAME/resume, delete         go on with it, remove it
+    POST runs/NAME/resume, delete         go on with it, remove it    runs/NAME/place       put where the host looks
     POST pictures {values, from, count}   the pictures of a folder with their captions
     GET  thumbnail?folder=F&name=N        a small picture               GET picture?...      the same whole
     POST captions {folder, captions}      captions written back
@@ -180,6 +180,8 @@ class Routes:
             self.desk.go_on(run.name)
         elif what == "delete":
             self.desk.remove(run.name)
+        elif what == "place":
+            return json_answer({"prompt": self.desk.place(run.name)})
         else:
             return json_answer({"problems": []}, 404)
         return json_answer({"ok": True})

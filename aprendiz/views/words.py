@@ -26,6 +26,8 @@ WORDS = {
     "delete_no": Problem("Keep it"),
     "compare": Problem("Compare"),
     "download": Problem("Download the file"),
+    "send": Problem("Send to txt2img"),
+    "read": Problem("Read from txt2img"),
     "steps_done": Problem("step {step} of {steps}"),
     "lost": Problem("The server does not answer. Trying again."),
     "filled": Problem("The settings of {name} are filled in. Change what you want and start."),

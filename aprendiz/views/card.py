@@ -1,0 +1,125 @@
+"""One card, two programs: the host's own model makes room for a run, and a run for the pictures that the host draws meanwhile.
+
+Where the card holds both nothing happens. Where it does not, the host's model leaves it before a worker starts. When the host
+is asked for a picture, the runs on the card pause between two steps, which frees what they hold, and the model comes back; once
+the host has been quiet for a while the model leaves again and the runs go on, exactly where they were. Standard library only.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from ..run import Run
+
+logger = logging.getLogger(__name__)
+
+SPARE = 2 << 30  # bytes beside the base: what is trained, activations, the driver's own
+QUIET = 20.0  # seconds without a picture after which runs go on
+PATIENCE = 180.0  # seconds for which a run is waited for: a step, and its pause
+PLACES = ("auto", "cuda", "cuda:0", "mps", "xpu")  # devices of a job that are the host's card
+
+
+class HostModel(Protocol):
+    """What a host can do with the model that it draws with."""
+
+    def free(self) -> int | None:
+        """Bytes free on its card; None where it draws on the processor, or nobody knows."""
+
+    def leave(self) -> None:
+        """Take it off the card."""
+
+    def come_back(self) -> None:
+        """Put it on the card again."""
+
+    def drawing(self) -> bool:
+        """Whether the host is at a picture."""
+
+
+@dataclass
+class Card:
+    """The card of a host, and who may use it. busy: the runs that are on it now."""
+
+    model: HostModel
+    busy: Callable[[], list[Run]]
+    _away: bool = False
+    _asked: list[Run] = field(default_factory=list)
+    _clock: threading.Timer | None = None
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def before_run(self, run: Run) -> None:
+        """Make room for a run that is about to begin, if it needs some."""
+        with self._lock:
+            free = self.model.free()
+            if free is None or self._away or not on_card(run) or free >= needed(run):
+                return
+            logger.info("the host's model leaves the card for %s; it comes back when it is next asked for", run.name)
+            self.model.leave()
+            self._away = True
+
+    def before_drawing(self) -> None:
+        """The host is about to draw: its model comes back, and runs that are in its way pause first."""
+        with self._lock:
+            self._stop_clock()
+            if not self._away:
+                return self._start_clock()
+            for run in self.busy():
+                if on_card(run) and run.state == "running":
+                    run.tell("pause")
+                    self._asked.append(run)
+            until = time.monotonic() + PATIENCE
+            while any(run.state == "running" for run in self._asked) and time.monotonic() < until:
+                time.sleep(0.1)
+            self.model.come_back()
+            self._away = False
+            self._start_clock()
+
+    def go_on(self) -> None:
+        """Once the host is quiet its model leaves again, and the runs that paused for it go on."""
+        with self._lock:
+            if self.model.drawing():
+                return self._start_clock()
+            paused = [run for run in self._asked if run.state == "paused"]
+            self._asked.clear()
+            if paused:
+                self.model.leave()
+                self._away = True
+            for run in paused:
+                run.tell("resume")
+
+    def _start_clock(self) -> None:
+        if self._asked:
+            self._clock = threading.Timer(QUIET, self.go_on)
+            self._clock.daemon = True
+            self._clock.start()
+
+    def _stop_clock(self) -> None:
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None
+
+
+CARDS: dict[str, Card] = {}  # of hosts that execute their own scripts anew within one process
+
+
+def on_card(run: Run) -> bool:
+    """Whether a run trains on the card that the host draws with."""
+    return str(run.values().get("training", {}).get("device", "auto")) in PLACES
+
+
+def needed(run: Run) -> int:
+    """Bytes that a run is likely to want, from the size of its base: twice its file, and something beside it.
+
+    Only whether the host's model leaves hangs on it; how the run fits what it finds is the worker's to plan.
+    """
+    base = Path(str(run.values().get("base", {}).get("path", "")))
+    try:
+        files = [base] if base.is_file() else list(base.rglob("*.safetensors")) if base.is_dir() else []
+        return SPARE + 2 * sum(file.stat().st_size for file in files)
+    except OSError:
+        return SPARE

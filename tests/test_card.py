@@ -1,0 +1,103 @@
+"""One card, two programs: the host's model leaves for a run that needs the room, and the run for pictures drawn meanwhile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aprendiz.run import Run
+from aprendiz.settings import Job
+from aprendiz.views import card
+from aprendiz.views.card import SPARE, Card
+
+
+class Model:
+    """A host's model of so many bytes on a card that has so many free without it."""
+
+    def __init__(self, free: int | None, size: int) -> None:
+        self.room, self.size, self.there, self.at_it = free, size, True, False
+        self.moves: list[str] = []
+
+    def free(self) -> int | None:
+        return None if self.room is None else self.room - self.size * self.there
+
+    def leave(self) -> None:
+        self.there = False
+        self.moves.append("left")
+
+    def come_back(self) -> None:
+        self.there = True
+        self.moves.append("back")
+
+    def drawing(self) -> bool:
+        return self.at_it
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    base = tmp_path / "base.safetensors"
+    with base.open("wb") as file:
+        file.truncate(3 << 30)  # as large as a model's; takes no room on the disk
+    made = Run.create(tmp_path, Job.read({"data": str(tmp_path), "base": str(base), "name": "fish"}), "digest")
+    made.attempt = 1
+    return made
+
+
+def test_the_hosts_model_stays_where_the_card_holds_both(run: Run) -> None:
+    model = Model((6 << 30) + SPARE + (4 << 30), 4 << 30)
+    Card(model, list).before_run(run)
+    assert model.moves == []
+
+
+def test_a_host_that_draws_on_the_processor_is_left_alone(run: Run) -> None:
+    model = Model(None, 4 << 30)
+    Card(model, list).before_run(run)
+    assert model.moves == []
+
+
+def test_it_leaves_for_a_run_that_needs_the_room_and_is_back_when_the_host_draws(run: Run) -> None:
+    model = Model(10 << 30, 4 << 30)
+    both = Card(model, list)
+    both.before_run(run)
+    both.before_run(run)
+    assert model.moves == ["left"]
+    both.before_drawing()
+    both.before_drawing()
+    assert model.moves == ["left", "back"]
+
+
+def test_a_run_pauses_while_the_host_draws_and_goes_on_when_it_is_quiet(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(card, "QUIET", 3600.0)  # the clock is not waited for; what it does is called below
+    model, states = Model(10 << 30, 4 << 30), ["running"]
+    monkeypatch.setattr(Run, "state", property(lambda self: states[-1]))
+    commands: list[str] = []
+
+    def tell(self: Run, command: str) -> None:
+        commands.append(command)
+        states.append({"pause": "paused", "resume": "running"}[command])
+
+    monkeypatch.setattr(Run, "tell", tell)
+    both = Card(model, lambda: [run])
+    both.before_run(run)
+    both.before_drawing()
+    assert (commands, model.moves) == (["pause"], ["left", "back"])
+    model.at_it = True
+    both.go_on()  # still at the picture
+    assert commands == ["pause"]
+    model.at_it = False
+    both.go_on()
+    assert (commands, model.moves) == (["pause", "resume"], ["left", "back", "left"])
+    both.before_drawing()
+    assert commands == ["pause", "resume", "pause"]
+    states.append("stopped")  # by the person, meanwhile
+    both.go_on()
+    assert commands == ["pause", "resume", "pause"]
+    assert model.there
+
+
+def test_a_run_on_another_device_is_none_of_the_cards_business(run: Run, tmp_path: Path) -> None:
+    other = Run.create(tmp_path, Job.read({"data": str(tmp_path), "device": "cuda:1", "name": "other"}), "digest")
+    model = Model(10, 5)
+    Card(model, list).before_run(other)
+    assert model.moves == []
