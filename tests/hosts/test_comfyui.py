@@ -71,9 +71,10 @@ class Comfy:
             return {"status": refused.code, **json.loads(refused.read() or b"{}")}
         return json.loads(text) if text else None
 
-    def queue(self, graph: dict[str, Any]) -> str:
-        """Queue a graph; its id."""
-        told = self.ask("/prompt", {"prompt": graph})
+    def queue(self, graph: dict[str, Any], workflow: dict[str, Any] | None = None) -> str:
+        """Queue a graph; its id. workflow: the same as the page would save it."""
+        beside = {"extra_data": {"extra_pnginfo": {"workflow": workflow}}} if workflow else {}
+        told = self.ask("/prompt", {"prompt": graph, **beside})
         assert "prompt_id" in told and not told.get("node_errors"), told
         return str(told["prompt_id"])
 
@@ -176,6 +177,58 @@ def test_every_node_shows_with_its_help_and_texts_and_the_door_loads_in_a_moment
         assert page.read().decode().startswith("# Modelo base")
     assert comfy.ask("/i18n")["es"]["nodeDefs"]["AprendizBase"]["display_name"] == "Modelo base"
     keep(comfy, nodes=len(nodes()), import_seconds=float(seconds.group(1)))
+
+
+def test_the_page_tests_describe_our_nodes_as_this_host_does(comfy: Comfy) -> None:
+    from comfy_page_host import definition
+    known = comfy.ask("/object_info")
+    for id, real in known.items():
+        if not id.startswith("Aprendiz"):
+            continue
+        told = definition(id)
+        assert told["output"] == real["output"] and told["output_name"] == real["output_name"], id
+        for part in ("required", "optional"):
+            assert list(told["input"][part]) == list(real["input"].get(part, {})), id
+            for name, (kind, values) in told["input"][part].items():
+                real_kind, real_values = real["input"][part][name]
+                assert real_kind == kind, (id, name)
+                lists = {"options"} if kind == "COMBO" else set()
+                assert {k: v for k, v in real_values.items() if k in values and k not in lists} == {
+                    k: v for k, v in values.items() if k in real_values and k not in lists}, (id, name)
+                assert "default" not in values or "default" in real_values, (id, name)
+
+
+def test_a_file_carries_the_graph_that_trained_it_and_nothing_private(comfy: Comfy) -> None:
+    from PIL import Image
+
+    from aprendiz.formats.container import read_header
+    prompt = training(2, name="carries")
+    prompt["2"]["inputs"]["folder"] = str(comfy.base / "input" / "fish")
+    node = {"id": 2, "type": "AprendizDatasetFolder", "widgets_values": [str(comfy.base / "input" / "fish")]}
+    told = comfy.result(comfy.queue(prompt, {"nodes": [node], "links": [], "version": 0.4}))
+    assert told["status"]["status_str"] == "success", errors(told)
+    metadata = read_header(comfy.base / "output" / "loras" / "carries.safetensors").metadata
+    with Image.open(comfy.base / "output" / "aprendiz" / "carries" / "samples" / "step-000002-0.png") as sample:
+        drawn = dict(sample.info)
+    for carried in (metadata, drawn):
+        assert json.loads(carried["workflow"])["nodes"] == [{**node, "widgets_values": ["fish"]}]
+        assert json.loads(carried["prompt"])["3"]["inputs"]["rank"] == 4
+        assert str(comfy.base) not in json.dumps(carried) and "/home/" not in json.dumps(carried)
+
+
+def test_an_embedding_is_learned_and_called_in_the_same_graph(comfy: Comfy) -> None:
+    asked = {"steps": 2, "batch_size": 2, "sampler_steps": 2, "device": "cpu", "name": "zwxstar", "sample_prompts": "a zwxstar"}
+    graph = {**training(1), "3": {"class_type": "AprendizTrainPivotal", "inputs": {
+        "base": ["1", 3], "dataset": ["2", 0], "model": ["1", 0], "clip": ["1", 1], **asked}},
+        **drawing(["3", 4], ["3", 5], 10, "word")}
+    graph["10"]["inputs"]["text"] = ["3", 6]
+    told = comfy.run(graph)
+    assert told["15"]["images"]
+    assert (comfy.base / "models" / "embeddings" / "zwxstar.safetensors").is_file()
+    assert (comfy.base / "output" / "loras" / "zwxstar-lora.safetensors").is_file()
+    assert "zwxstar-lora.safetensors" in comfy.ask("/object_info/LoraLoader")["LoraLoader"]["input"]["required"]["lora_name"][0]
+    words = comfy.log.read_text(encoding="utf-8", errors="replace")
+    assert "embedding:zwxstar does not exist" not in words and "shape mismatch when trying to apply embedding" not in words
 
 
 def test_what_was_learned_changes_the_picture_and_the_loader_gives_the_very_same(comfy: Comfy) -> None:
