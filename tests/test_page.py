@@ -5,8 +5,10 @@ Pictures of what was seen are kept in tests/artifacts.
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from pathlib import Path
 import pytest
 from conftest import BROWSERS
 from PIL import Image, PngImagePlugin
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from aprendiz.micro.pictures import write_pictures
 from aprendiz.run import Run
@@ -25,7 +27,7 @@ pytestmark = pytest.mark.page
 
 ROOT = Path(__file__).resolve().parent.parent
 ARTIFACTS = Path(__file__).with_name("artifacts")
-PATIENCE = 240_000  # milliseconds; nothing here is timed, a page that hangs is not to hang the suite
+PATIENCE = 180_000  # milliseconds; nothing here is timed, a page that hangs is not to hang the suite
 SCRIPT = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
 
 
@@ -84,7 +86,7 @@ def page(browser: Browser, address: str, request: pytest.FixtureRequest) -> Iter
 
 def opened(page: Page, address: str) -> None:
     page.goto(address)
-    page.locator("#aprendiz-live section").first.wait_for()
+    page.locator("#aprendiz-live .ap-runs").wait_for()
 
 
 def keep(page: Page, name: str) -> None:
@@ -139,6 +141,67 @@ def test_from_click_to_finished_file_with_pause_reload_stop_and_resume(page: Pag
     with page.expect_download() as download:
         link.click()
     assert Path(download.value.path()).read_bytes() == run.file.read_bytes()
+    try_out(page, address)
+    shutil.rmtree(run.folder)  # by hand, while the page shows it
+    expect(page.locator(".ap-note")).to_have_text("There is no run swimmer here.", timeout=PATIENCE)
+    expect(page.locator("aprendiz-run")).to_have_count(0)
+
+
+def try_out(page: Page, address: str) -> None:
+    """The base and what was learned side by side on one seed: without weight they are the same picture, with it they are not."""
+    page.locator('[data-run="swimmer"]').get_by_role("button", name="Try it").click()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a red fish")  # as its samples were drawn
+    page.locator(".ap-more summary").click()
+    page.get_by_label("Sampler steps", exact=True).fill("2")
+    page.get_by_label("Pictures on each side").fill("1")
+    for weight, alike in (("0", True), ("2", False)):
+        page.get_by_label("Weight").fill(weight)
+        page.get_by_role("button", name="Draw", exact=True).click()
+        row = page.locator(".ap-try").first
+        expect(row).to_contain_text(f"weight {weight}.00")
+        expect(row.locator("img")).to_have_count(2, timeout=PATIENCE)
+        base, tuned = (Image.open(io.BytesIO(page.request.get(image.get_attribute("src") or "").body()))
+                       for image in row.locator("img").all())
+        assert (base.tobytes() == tuned.tobytes()) is alike
+    keep(page, "try")
+
+
+def test_all_captions_are_changed_and_put_back_in_the_page(page: Page, place: Path) -> None:
+    shutil.copytree(place / "fish", place / "many")
+    before = [file.read_text(encoding="utf-8") for file in sorted((place / "many").glob("*.txt"))]
+    fill(page, "data-path", str(place / "many"))
+    fill(page, "data-trigger", "zwx")
+    page.get_by_text("Change all captions").click()
+    page.get_by_role("button", name="Write 'zwx' into all").click()
+    expect(page.locator(".ap-note")).to_contain_text("3 captions were changed.", timeout=PATIENCE)
+    for caption in page.locator("#aprendiz-live figure textarea").all():
+        expect(caption).to_have_value(re.compile("^zwx, "), timeout=PATIENCE)
+    expect(page.locator(".ap-tag").first).to_contain_text("zwx")
+    keep(page, "bench")
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator("#aprendiz-live figure textarea").first).not_to_have_value(re.compile("^zwx"), timeout=PATIENCE)
+    assert [file.read_text(encoding="utf-8") for file in sorted((place / "many").glob("*.txt"))] == before
+
+
+def test_a_preset_and_a_card_fill_in_settings_of_the_method_chosen(page: Page) -> None:
+    def choose(part: str, option: str) -> None:
+        page.locator(f"#aprendiz-{part} input").click()
+        page.get_by_role("option", name=option).click()
+
+    def value(setting: str) -> Locator:
+        return page.locator(f"#aprendiz-{setting} >> css=textarea, input").first
+
+    fill(page, "training-minutes", "40")
+    choose("preset", "A style")
+    expect(value("training-steps")).to_have_value("2000", timeout=PATIENCE)
+    expect(value("lora-rank")).to_have_value("32")
+    expect(value("training-minutes")).to_have_value("")  # one of the two at most
+    choose("method-name", "Textual inversion")
+    choose("preset", "A thing or a person")
+    expect(value("training-steps")).to_have_value("3000", timeout=PATIENCE)
+    choose("card", "A card of 24 GB or more")
+    page.get_by_text("Duration, size and device").click()
+    expect(value("training-batch-size")).to_have_value("4", timeout=PATIENCE)
 
 
 def test_what_is_wrong_stands_beside_the_setting_and_the_picture_it_concerns(page: Page, place: Path) -> None:
@@ -208,6 +271,8 @@ def test_settings_of_a_run_fill_the_form_and_delete_asks_first(page: Page, place
     run = Run.create(place / "out", job, "digest")
     run.attempt = 1
     run.event("stopped", step=0)
+    broken = run.values() | {"training": {**run.values()["training"], "validate_every_steps": 10}}
+    (run.folder / "job.json").write_text(json.dumps(broken), encoding="utf-8")
     opened(page, address)
     row = page.locator('[data-run="older"]')
     row.get_by_role("button", name="Use its settings").click()
@@ -215,6 +280,9 @@ def test_settings_of_a_run_fill_the_form_and_delete_asks_first(page: Page, place
     expect(page.locator("#aprendiz-lora-rank input")).to_have_value("5")
     expect(page.locator("#aprendiz-optimizer-learning-rate >> css=textarea, input").first).to_have_value("0.005:100, 1e-5")
     expect(page.locator("#aprendiz-live figure")).to_have_count(3, timeout=PATIENCE)
+    page.locator("#aprendiz-start").click()  # what is wrong with a setting that is folded away unfolds it
+    apart = page.locator("#aprendiz-training-validate-every-steps .ap-problem")
+    expect(apart).to_contain_text("no pictures are kept apart", timeout=PATIENCE)
     row.get_by_role("button", name="Delete").click()
     expect(row).to_contain_text("Delete older and all its files?")
     row.get_by_role("button", name="Keep it").click()

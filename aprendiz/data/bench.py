@@ -62,9 +62,9 @@ def split(caption: str) -> list[str]:
 
 
 def tags(leaves: Sequence[Leaf]) -> list[tuple[str, int]]:
-    """The parts that captions share, the commonest first: how many captions have each."""
+    """The parts that several captions share, the commonest first, with how many have each."""
     counted = Counter(part for leaf in leaves for part in dict.fromkeys(split(leaf.own or "")))
-    return counted.most_common(MOST_TAGS)
+    return [(tag, count) for tag, count in counted.most_common(MOST_TAGS) if count > 1]
 
 
 def change(settings: DataSettings, wanted: Change) -> Done:

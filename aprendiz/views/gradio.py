@@ -96,7 +96,8 @@ class Page:
                 self._add([control for control in basic if control.method == name])
         folded: dict[str, Any] = {}
         for name in names:
-            with gr.Column(visible=name == first) as folded[name], gr.Accordion(registry.methods()[name].title, open=False):
+            accordion = {"open": False, "elem_id": f"aprendiz-section-{name.replace('_', '-')}"}
+            with gr.Column(visible=name == first) as folded[name], gr.Accordion(registry.methods()[name].title, **accordion):
                 self._add([control for control in found if control.method == name and control not in basic])
         for section in SECTIONS:
             rest = [control for control in found if control.section == section and control not in basic]

@@ -2,6 +2,8 @@
 
 import {find, fill, make, root, say, sentence, told} from './page-parts.js'
 
+const UNFOLDING = 250  // milliseconds until what was unfolded is there
+
 export function clearProblems() {
   for (const old of root().querySelectorAll('#aprendiz-settings .ap-problem, #aprendiz-summary > *')) old.remove()
 }
@@ -10,30 +12,35 @@ export function clearProblems() {
 export function showProblems(problems, lines = []) {
   clearProblems()
   const summary = find('aprendiz-summary')
-  const counting = new Set(told.settings.filter(one => one.method && !hiddenMethod(one)).map(one => one.id))
+  const method = chosenMethod(), late = []
   let first = null
+  const beside = (control, text) => {
+    control.append(text)
+    if (!first) control.scrollIntoView({block: 'center', behavior: 'auto'})
+    first = first || control
+  }
+  const above = text => { if (summary && summary.childElementCount < 40) summary.append(text) }
   for (const problem of problems) {
     const text = sentence(problem)
-    const one = told.settings.find(one => one.where === problem.where && (!one.method || counting.has(one.id)))
+    const one = told.settings.find(one => one.where === problem.where && (!one.method || one.method === method))
     const control = one ? find(one.id) : problem.where === 'method.name' ? find('aprendiz-method-name') : null
-    if (control) {
-      control.append(text)
-      unfold(control)
-      first = first || control
-    } else if (summary && summary.childElementCount < 40) summary.append(text)
+    if (control?.offsetParent) beside(control, text)
+    else if (one && sectionOf(one)) late.push([one, text])
+    else above(text)
   }
   for (const line of lines) summary?.append(make('p', {class: 'ap-soft'}, line))
-  first?.scrollIntoView({block: 'center', behavior: 'auto'})
+  // What is folded away is unfolded first: newer Gradios make it only then.
+  for (const section of new Set(late.map(([one]) => sectionOf(one)))) section.querySelector('button, .label-wrap')?.click()
+  if (late.length) setTimeout(() => { for (const [one, text] of late) find(one.id) ? beside(find(one.id), text) : above(text) }, UNFOLDING)
 }
 
-const hiddenMethod = one => { const control = find(one.id); return !control || control.offsetParent === null && !folded(control) }
-const folded = control => control.closest('[id^="aprendiz-section-"]') !== null
-
-function unfold(control) {
-  if (control.offsetParent !== null) return
-  const section = control.closest('[id^="aprendiz-section-"]')
-  section?.querySelector('button, .label-wrap')?.click()
+/** The method that is chosen, by what its chooser shows. */
+function chosenMethod() {
+  const shown = find('aprendiz-method-name')?.querySelector('input, select')?.value
+  return Object.entries(told.methods).find(([, one]) => one.title === shown)?.[0]
 }
+
+const sectionOf = one => find(`aprendiz-section-${(one.method || one.where.split('.')[0]).replaceAll('_', '-')}`)
 
 export function valueOf(one) {
   const input = find(one.id)?.querySelector('textarea, input, select')

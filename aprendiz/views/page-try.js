@@ -34,8 +34,8 @@ function build() {
   parts.file = make('input', {type: 'text', placeholder: say('try_path'), 'aria-label': say('try_path')})
   parts.step = make('input', {type: 'range', min: 0, max: 0, step: 1, oninput: tellSliders})
   parts.weight = make('input', {type: 'range', min: 0, max: 2, step: 0.05, value: 1, oninput: tellSliders})
-  parts.stepWords = make('output', {class: 'ap-num'})
-  parts.weightWords = make('output', {class: 'ap-num'})
+  parts.stepWords = make('span', {class: 'ap-num'})
+  parts.weightWords = make('span', {class: 'ap-num'})
   parts.prompt = make('textarea', {rows: 2})
   parts.negative = make('input', {type: 'text'})
   parts.base = make('input', {type: 'text'})
@@ -160,9 +160,9 @@ async function drawOnce(index) {
 
 function drawRow(row, values, title, count, base, tuned) {
   const words = [values.prompt, `seed ${values.seed || 0}`].filter(Boolean).join(' · ')
-  const side = (name, told) => make('div', {class: 'ap-side'}, make('p', {class: 'ap-name'}, name),
+  const side = (name, told, first) => make('div', {class: 'ap-side'}, make('p', {class: 'ap-name'}, name),
     ...told.problems.map(sentence),
-    !told.ready && make('p', {class: 'ap-soft ap-num'}, told.total ? say('drawing', told) : say('draw_waits')),
+    !told.ready && make('p', {class: 'ap-soft ap-num'}, told.total ? say('drawing', told) : first ? say('draw_waits') : ''),
     !told.problems.length && make('div', {class: 'ap-drawn'}, ...Array.from({length: told.ready ? told.count : count}, (_, n) =>
       told.ready ? make('a', {href: at(`drawn?key=${told.key}&n=${n}`), target: '_blank', rel: 'noopener'},
         make('img', {src: at(`drawn?key=${told.key}&n=${n}`), alt: `${name}: ${values.prompt}`, width: 128, height: 128}))
@@ -170,5 +170,5 @@ function drawRow(row, values, title, count, base, tuned) {
   const state = JSON.stringify([base, tuned])
   if (row.dataset.state === state) return
   row.dataset.state = state
-  fill(row, make('p', {class: 'ap-soft ap-words'}, words), make('div', {class: 'ap-sides'}, side(say('try_bare'), base), tuned && side(title, tuned)))
+  fill(row, make('p', {class: 'ap-soft ap-words'}, words), make('div', {class: 'ap-sides'}, side(say('try_bare'), base, true), tuned && side(title, tuned, false)))
 }
