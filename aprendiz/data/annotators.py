@@ -38,6 +38,7 @@ class Annotator:
 
 
 AUX = "controlnet_aux"
+MORE = {"openpose": {"include_hand": True, "include_face": True}}  # what a detector is to draw beside the usual
 KINDS = {
     "softedge": Annotator(AUX, "HEDdetector", ("ControlNetHED.pth",)),
     "pidi": Annotator(AUX, "PidiNetDetector", ("table5_pidinet.pth",)),
@@ -109,7 +110,7 @@ def _aux(kind: str, folder: str) -> Callable[[Pixels], Pixels]:
 
     def draw(rgb: Pixels) -> Pixels:
         side = min(rgb.shape[:2])
-        drawn = made(rgb, detect_resolution=side, image_resolution=side, output_type="np")
+        drawn = made(rgb, detect_resolution=side, image_resolution=side, output_type="np", **MORE.get(kind, {}))
         return np.asarray(drawn, dtype=np.uint8)
 
     return draw
