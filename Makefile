@@ -69,3 +69,4 @@ bench: environment
 
 docs: environment
 	@$(BIN)/python -m aprendiz.views.docs
+	@$(BIN)/python -m aprendiz.views.webui_texts
