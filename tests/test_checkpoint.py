@@ -140,6 +140,25 @@ def test_an_opened_file_predicts_what_was_written(name, files):
     assert torch.equal(answers[0], answers[2]) and torch.equal(answers[1], answers[3])
 
 
+@pytest.mark.skipif(not hasattr(torch, "float8_e4m3fn"), reason="this torch has no fp8")
+@pytest.mark.parametrize("factor", [".scale_weight", ".weight_scale", "one a row"])
+def test_the_matrices_of_a_scaled_fp8_file_are_multiplied_by_their_factors(factor, files, tmp_path):
+    """As ComfyUI keeps them: every matrix of the network divided by a factor of its own so that fp8 holds it."""
+    scaled: dict[str, torch.Tensor] = {"model.diffusion_model.scaled_fp8": torch.zeros(0)}
+    expected = load_file(files["sd1"])
+    for name, tensor in list(expected.items()):
+        if name.startswith(original.NETWORK) and tensor.dim() == 2 and name.endswith(".weight"):
+            by = tensor.abs().amax(1, keepdim=True) / 448 if factor == "one a row" else tensor.abs().max() / 448
+            scaled[name] = (tensor / by).to(torch.float8_e4m3fn)
+            ending = ".weight_scale" if factor == "one a row" else factor
+            scaled |= {name.removesuffix(".weight") + ending: by, name.removesuffix(".weight") + ".scale_input": torch.ones(())}
+            expected[name] = scaled[name].float() * by
+    save_file(expected | scaled, tmp_path / "scaled.safetensors", metadata=own(files["sd1"]))
+    save_file(expected, tmp_path / "plain.safetensors", metadata=own(files["sd1"]))
+    assert len(scaled) > 100
+    assert_same(opened(tmp_path / "plain.safetensors"), opened(tmp_path / "scaled.safetensors"))
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_written_files_are_read_alike_by_diffusers_own_converters(name, files):
     """The other way from the same names, written by other people."""
@@ -511,6 +530,10 @@ def broken(name: str, files: dict[str, Path], folder: Path) -> tuple[dict[str, s
     elif name == "a tensor missing":
         rewritten(whole, path, own(whole), **{f"{original.NETWORK}middle_block.0.in_layers.2.weight": None})
         said = "1 of its tensors are missing or of another shape, such as middle_block.0.in_layers.2.weight"
+    elif name == "packed with factors for blocks":
+        key = f"{original.NETWORK}time_embed.0"
+        rewritten(whole, path, own(whole), **{f"{key}.weight_scale": torch.ones(2, 3)})
+        said = "is packed in a form that is not read"
     elif name == "half of its text encoders":
         rewritten(whole, path, own(whole), **{"conditioner.embedders.1.": None})
         said = "lacks the text encoder 'text_encoder_2'"
@@ -567,7 +590,7 @@ FOUND = ["nothing there", "LoRA", "PEFT LoRA", "VAE", "text encoder", "embedding
          "unknown tensors", "inpainting", "EDM", "without text encoder", "without VAE", "a folder that is not diffusers",
          "a folder without weights", "a folder of pickles", "a folder without text encoder", "a folder without VAE",
          "a folder of another family", "a folder with a broken config"]
-LOADED = ["a tensor missing", "half of its text encoders", "another family's text encoder", "text encoder not there",
+LOADED = ["a tensor missing", "packed with factors for blocks", "half of its text encoders", "another family's text encoder", "text encoder not there",
           "VAE not there", "a LoRA for a VAE", "a folder for a VAE"]
 
 

@@ -2,6 +2,8 @@
 
 Nothing is mapped: what is read is read once, so the memory that loading takes is the tensors in their target precision and one
 more, and Windows may replace the file meanwhile. A model split over several files (diffusers' `.index.json`) reads as one.
+"Scaled" fp8 files keep a factor beside each matrix (`scale_weight`, in newer ones `weight_scale`, as ComfyUI writes them): it is
+multiplied in as the matrix is read.
 """
 
 from __future__ import annotations
@@ -23,19 +25,26 @@ if TYPE_CHECKING:
     import torch
 
 Shapes = dict[str, tuple[int, ...]]
+Place = tuple[Path, int, Tensor]
 STEM = "diffusion_pytorch_model"  # of the weights of diffusers' modules; transformers' are called "model"
 VOCABULARY = "token_embedding"  # in the names of a text encoder's vectors
+FACTORS = (".scale_weight", ".weight_scale")  # what a matrix of a scaled file is to be multiplied by
+ASIDE = (".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8")  # what else such files hold, for hosts that calculate in fp8
 _UNREAD: ContextVar[bool] = ContextVar("unread", default=False)
 VARIANTS = ("", ".fp16", ".non_ema", ".fp32", ".bf16")  # of diffusers' file names, the usual one first
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Named tensors in one or more files. places: name -> (file, start of its data section, what its header says of it)."""
+    """Named tensors in one or more files. places: name -> (file, start of its data section, what its header says of it).
+
+    factors: the same of what the matrices of a scaled file are multiplied by, by the matrix's name.
+    """
 
     file: Path
-    places: Mapping[str, tuple[Path, int, Tensor]]
+    places: Mapping[str, Place]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    factors: Mapping[str, Place] = field(default_factory=dict)
 
     @property
     def shapes(self) -> Shapes:
@@ -45,20 +54,32 @@ class Weights:
     def under(self, *prefixes: str) -> Weights:
         """The tensors whose names begin with one of these, without it; the first prefix that any has counts."""
         for prefix in prefixes:
-            found = {name[len(prefix):]: place for name, place in self.places.items() if name.startswith(prefix)}
+            found, factors = ({name[len(prefix):]: place for name, place in of.items() if name.startswith(prefix)}
+                              for of in (self.places, self.factors))
             if found:
-                return Weights(self.file, found, self.metadata)
+                return Weights(self.file, found, self.metadata, factors)
         return Weights(self.file, {}, self.metadata)
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor in the precision of the file. Raises ModelError where its numbers are of a kind that is not read."""
+        """One tensor in the precision of the file, scaled ones in float32. Raises ModelError for numbers of another kind."""
+        unread = _UNREAD.get() and VOCABULARY not in name
+        values = self._read(self.places[name], unread)
+        if name not in self.factors or unread:
+            return values
+        factor = self._read(self.factors[name], False).float()
+        if factor.numel() != 1 and factor.shape != (len(values), 1):  # one for all, or one a row
+            raise ModelError("{file} is packed in a form that is not read: {name} has factors of the shape {shape}. Take the model "
+                             "in fp16, bf16 or fp32.", file=self.file.name, name=name, shape=list(factor.shape))
+        return values.float() * factor.reshape(-1, *[1] * (values.dim() - 1))
+
+    def _read(self, place: Place, unread: bool) -> torch.Tensor:
         import torch
-        file, start, tensor = self.places[name]
+        file, start, tensor = place
         dtype = _dtypes().get(tensor.dtype)
         if dtype is None:
             raise ModelError("{file} holds numbers of the kind {kind}, which are not read. Take the model in fp16, bf16 or fp32.",
                              file=file.name, kind=tensor.dtype)
-        if _UNREAD.get() and VOCABULARY not in name:
+        if unread:
             return torch.empty(tensor.shape, dtype=dtype, device="meta")
         values = torch.empty(tensor.shape, dtype=dtype)
         if values.numel():
@@ -101,7 +122,7 @@ def _dtypes() -> dict[str, torch.dtype]:
 def open_weights(file: Path) -> Weights:
     """What is in one file. Raises ModelError where it is no readable `.safetensors` file."""
     header = read_header(file)
-    return Weights(file, _places(file, header), header.metadata)
+    return _apart(file, _places(file, header), header.metadata)
 
 
 def open_folder(folder: Path, stem: str) -> Weights | None:
@@ -126,15 +147,24 @@ def open_folder(folder: Path, stem: str) -> Weights | None:
 
 def _open_parts(index: Path) -> Weights:
     names: Iterable[str] = sorted(set(read_json(index).get("weight_map", {}).values()))
-    places: dict[str, tuple[Path, int, Tensor]] = {}
+    places: dict[str, Place] = {}
     for name in names:
         file = index.parent / name
         places |= _places(file, read_header(file))
-    return Weights(index, places)
+    return _apart(index, places, {})
 
 
-def _places(file: Path, header: Header) -> dict[str, tuple[Path, int, Tensor]]:
+def _places(file: Path, header: Header) -> dict[str, Place]:
     return {name: (file, header.data, tensor) for name, tensor in header.tensors.items()}
+
+
+def _apart(file: Path, places: Mapping[str, Place], metadata: Mapping[str, str]) -> Weights:
+    """The factors of a scaled file told apart from its tensors."""
+    factors = {name.removesuffix(end) + ".weight": place for name, place in places.items() for end in FACTORS if name.endswith(end)}
+    if not factors:
+        return Weights(file, places, metadata)
+    return Weights(file, {name: place for name, place in places.items() if not name.endswith((*FACTORS, *ASIDE))}, metadata,
+                   {name: place for name, place in factors.items() if name in places})
 
 
 def write_tensors(file: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
