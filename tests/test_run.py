@@ -347,6 +347,7 @@ def test_files_have_normal_permissions(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is full by itself is Linux's")
 def test_a_disk_that_fills_up_mid_run_is_told_in_one_sentence(tmp_path: Path, answers: Callable[[str, object], None]) -> None:
     run = Run.create(tmp_path, job(), "a")
+    run.attempt = 1  # known, so that nobody reads what follows: it has no end
     (run.folder / "events.jsonl").unlink()
     (run.folder / "events.jsonl").symlink_to("/dev/full")
     with pytest.raises(RunError, match="The disk is full") as told:
