@@ -52,9 +52,20 @@ class Run:
         self.created: list[Path] = []
         self.listeners: list[Callable[[dict[str, Any]], None]] = []
         self.last_event = ""
-        last = _last_events(self._events)
-        self.attempt: int = last[-1].get("attempt", 0) if last else 0
+        self._attempt: int | None = None
         self._read_to: int | None = None
+
+    @property
+    def attempt(self) -> int:
+        """The attempt that events belong to; read when it is first asked for, because lists of many runs never ask."""
+        if self._attempt is None:
+            last = _last_events(self._events)
+            self._attempt = last[-1].get("attempt", 0) if last else 0
+        return self._attempt
+
+    @attempt.setter
+    def attempt(self, number: int) -> None:
+        self._attempt = number
 
     # Making and finding
 

@@ -71,7 +71,8 @@ def _files(place: Path) -> list[str]:
 def _tables(root: Path, found: Sequence[folder.Picture]) -> set[str]:
     """The folded names of pictures that a metadata.jsonl captions."""
     named: set[str] = set()
-    places = {parent for picture in found for parent in picture.file.parents if parent == root or root in parent.parents}
+    holding = {picture.file.parent for picture in found}
+    places = {place for one in holding for place in (one, *one.parents) if place == root or root in place.parents}
     for place in places:
         for file in _files(place):
             if file.lower() == "metadata.jsonl":

@@ -9,6 +9,11 @@ const lazy = new IntersectionObserver(seen => {
   for (const one of seen) if (one.isIntersecting) { one.target.src = one.target.dataset.src; lazy.unobserve(one.target) }
 }, {rootMargin: '400px'})
 
+/** The pictures of these values, unless they are there already. */
+export async function lookAgain(values) {
+  if (!album.folder || JSON.stringify(values.data) !== JSON.stringify(album.values?.data)) await loadPictures(values)
+}
+
 let part = null
 /** The section itself, made when the texts are there. */
 export function pictures() { part ||= section('pictures', say('pictures')); return part.whole }
@@ -24,6 +29,7 @@ export async function loadPictures(values, more = false) {
     Object.assign(album, {...found, shown: more ? [...album.shown, ...found.pictures] : found.pictures, other: found.problems,
       tags: found.tags ?? album.tags, pictures: undefined})
     for (const problem of root().querySelectorAll('#aprendiz-data-path .ap-problem')) problem.remove()
+    if (more && part.body.querySelector('.ap-grid')) return drawMore(found.pictures)
   } catch (error) {
     if (asked !== album.asked) return
     album.folder = ''; album.shown = []
@@ -41,14 +47,32 @@ export function drawPictures() {
   fill(here,
     make('p', {class: 'ap-soft', id: 'aprendiz-counted'}, counted),
     ...(album.other || []).map(sentence),
-    bench(), make('div', {class: 'ap-grid'}, ...album.shown.map(drawPicture)),
-    album.shown.length < album.total && make('button', {onclick: () => loadPictures(album.values, true)}, say('more')))
+    bench(), make('div', {class: 'ap-grid'}, ...album.shown.map(drawPicture)), moreButton())
   if (typing?.dataset.name) {  // drawn anew while somebody writes: the cursor stays where it was
     const again = [...here.querySelectorAll('textarea')].find(one => one.dataset.name === typing.dataset.name)
     again?.focus({preventScroll: true})
     again?.setSelectionRange(typing.selectionStart, typing.selectionEnd)
   }
 }
+
+/** Those that come after the ones that are there, which stay as they are: somebody may be writing. */
+function drawMore(added) {
+  part.body.querySelector('.ap-grid').append(...added.map(drawPicture))
+  part.body.querySelector('.ap-next')?.replaceWith(moreButton() || '')
+}
+
+/** Asks for more when it comes into sight, or by hand. */
+function moreButton() {
+  if (album.shown.length >= album.total) return null
+  const button = make('button', {class: 'ap-next', onclick: () => { button.disabled = true; loadPictures(album.values, true) }}, say('more'))
+  ahead.disconnect()
+  ahead.observe(button)
+  return button
+}
+
+const ahead = new IntersectionObserver(seen => { if (seen.some(one => one.isIntersecting) && scrolled) seen[0].target.click() }, {rootMargin: '600px'})
+let scrolled = false  // nobody is shown more than a page before having looked at the first
+document.addEventListener('scroll', () => { scrolled = true }, {passive: true, capture: true})
 
 function drawPicture(one) {
   const query = new URLSearchParams({folder: album.folder, name: one.name, v: one.stamp})

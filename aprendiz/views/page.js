@@ -3,8 +3,8 @@
 // The settings themselves are Gradio's; this script draws what is in #aprendiz-live and #aprendiz-summary, from the routes beside it
 // (docs/webui.md). It begins, listens and keeps the clock; the parts stand in page-*.js. No dependencies but panel.js.
 
-import {ask, at, find, make, note, press, problemsOf, remembered, say, state, told, write} from './page-parts.js'
-import {check, drawPictures, loadPictures, pictures} from './page-pictures.js'
+import {ask, at, find, make, note, press, remembered, say, state, told, wait, write} from './page-parts.js'
+import {check, drawPictures, lookAgain, pictures} from './page-pictures.js'
 import {choose, follow, listRuns, places, runs, shelf} from './page-runs.js'
 import {clearProblems, estimateWaits, markSettings, showEstimate, showProblems} from './page-settings.js'
 import {listResults, tryRun, trying} from './page-try.js'
@@ -33,7 +33,7 @@ window.aprendizPage = {
       listRuns().catch(() => {})
       places.panel.scrollIntoView({block: 'nearest'})
     } else if (answer.check) check(answer.check)
-    else if (answer.look) { loadPictures(answer.look); estimate(answer.look) }
+    else if (answer.look) lookAgain(answer.look).then(() => estimate(answer.look))
     else if (answer.filled) { clearProblems(); note(say('filled', {name: answer.filled})); setTimeout(() => { markSettings(); press('aprendiz-look') }, 300) }
   },
 }
@@ -47,11 +47,11 @@ async function estimate(values) {
   try {
     let answer = await ask('estimate', {values})
     while (!answer.done && mine === estimating) {
-      await new Promise(done => setTimeout(done, 700))
+      await wait(700)
       answer = await ask('estimate', {values})
     }
     if (mine === estimating) showEstimate(answer.lines || [])
-  } catch (error) { if (mine === estimating) showEstimate(problemsOf(error).length ? [] : []) }
+  } catch { if (mine === estimating) showEstimate([]) }  // what is wrong is told by Check and Start
 }
 
 // The clock

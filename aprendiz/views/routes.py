@@ -28,17 +28,20 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from ..errors import AprendizError, DatasetError, RunError
+from ..errors import AprendizError, DatasetError, Problem, RunError
 from ..run import Run, read_events
-from ..settings import SAMPLERS
+from ..settings import SAMPLERS, DataSettings
 from ..texts import language
 from . import panel, studio
 from .controls import schema
 from .desk import BUSY, Desk, plain
 from .words import words
+
+if TYPE_CHECKING:
+    from ..data.album import Leaf
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +106,7 @@ class Routes:
     desk: Desk
     _about: dict[Path, About] = field(default_factory=dict)
     _edits: dict[str, Mapping[str, str | None]] = field(default_factory=dict)
+    _listing: tuple[DataSettings, list[Leaf], list[Problem]] | None = None
 
     def handle(self, request: Request) -> Answer:
         """Answer a request; what a person can mend is told with status 400, what is not there with 404."""
@@ -146,6 +150,7 @@ class Routes:
         if name == "pictures":
             return json_answer(self._pictures(given))
         if name == "captions":
+            self._listing = None
             return json_answer(self._captions(given))
         if name in ("edit", "unedit"):
             return json_answer(self._edit(name, given))
@@ -231,7 +236,9 @@ class Routes:
         """A part of the pictures of the values' folder, those with problems first, and how many there are."""
         from ..data import album, bench
         settings = self.desk.data(given.get("values", {}))
-        found, problems = album.leaves(settings)
+        if not given.get("from") or self._listing is None or self._listing[0] != settings:
+            self._listing = settings, *album.leaves(settings)
+        _, found, problems = self._listing  # what comes after the first part is of the same list
         troubled: dict[str, list[dict[str, Any]]] = {}
         for problem in problems:
             troubled.setdefault(problem.where, []).append(plain(problem))
@@ -282,6 +289,7 @@ class Routes:
         """Change all captions of the values' folder, or take the change of this name back."""
         from ..data import bench
         settings = self.desk.data(given.get("values", {}))
+        self._listing = None
         if name == "unedit":
             done = bench.put_back(settings, self._edits.pop(str(given["id"])))
         else:
