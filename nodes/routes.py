@@ -163,6 +163,15 @@ def ready_for(asked: Any) -> dict[str, Any]:
             "dataset": {**widget_values(nodes()["AprendizDatasetFolder"].inputs, values), "folder": name}}
 
 
+def written(value: Any) -> str:
+    """A value as JSON, long lists item by item: written in one go, they would keep the interpreter from the server's loop."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)}: {written(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(json.dumps(item) for item in value) + "]"
+    return json.dumps(value)
+
+
 def widgets() -> dict[str, list[dict[str, Any]]]:
     """What the page has to know of our nodes: the order of widgets, which are folded, on what they depend."""
     return {id: [{"id": one.id, "advanced": one.advanced, "when": one.when} for one in node.widgets]
@@ -206,56 +215,61 @@ async def panel(request: Any) -> Any:
     return web.FileResponse(SCRIPT, headers={"Content-Type": "text/javascript; charset=utf-8", "Cache-Control": "no-cache"})
 
 
+async def told(work: Callable[..., Any], *given: Any) -> Any:
+    """An answer in JSON; the work and its writing down are done beside the server's loop, which other pages wait for."""
+    from aiohttp import web
+    text = await asyncio.to_thread(lambda: written(work(*given)))
+    return web.Response(text=text, content_type="application/json")
+
+
 async def panel_texts(request: Any) -> Any:
     """The texts of the page parts."""
-    from aiohttp import web
-    return web.json_response(texts(language(request)))
+    return await told(texts, language(request))
 
 
 async def node_table(request: Any) -> Any:
     """What the page has to know of our nodes."""
-    from aiohttp import web
-    return web.json_response(widgets())
+    return await told(widgets)
+
+
+def run_lines() -> list[dict[str, Any]]:
+    """The runs, a line each."""
+    found = []
+    for run in all_runs()[:200]:
+        _known[runs.run_id(run.folder)] = run.folder
+        try:
+            found.append(summary(run))
+        except (OSError, AprendizError, ValueError):
+            continue  # removed or half-written while it was looked at
+    return found
 
 
 async def run_list(request: Any) -> Any:
     """The runs."""
-    from aiohttp import web
-
-    def listed() -> list[dict[str, Any]]:
-        found = []
-        for run in all_runs()[:200]:
-            _known[runs.run_id(run.folder)] = run.folder
-            try:
-                found.append(summary(run))
-            except (OSError, AprendizError, ValueError):
-                continue  # removed or half-written while it was looked at
-        return found
-
-    return web.json_response(await asyncio.to_thread(listed))
+    return await told(run_lines)
 
 
 async def run_events(request: Any) -> Any:
     """A run's events since an offset."""
-    from aiohttp import web
-    run = find(request.match_info["id"])
     try:
         offset = int(request.query.get("offset", "0"))
     except ValueError:
         raise Refused(400, "offset is no number.") from None
-    return web.json_response(await asyncio.to_thread(events_since, run, offset, language(request)))
+    id, speaks = request.match_info["id"], language(request)
+    return await told(lambda: events_since(find(id), offset, speaks))
 
 
 async def run_job(request: Any) -> Any:
     """A run's settings, as a node too."""
-    from aiohttp import web
-    return web.json_response(await asyncio.to_thread(as_node, find(request.match_info["id"])))
+    id = request.match_info["id"]
+    return await told(lambda: as_node(find(id)))
 
 
 async def run_file(request: Any) -> Any:
     """A picture of a run."""
     from aiohttp import web
-    file = inside(find(request.match_info["id"]).folder, request.match_info["path"])
+    id, path = request.match_info["id"], request.match_info["path"]
+    file = await asyncio.to_thread(lambda: inside(find(id).folder, path))
     return web.FileResponse(file, headers={"Content-Type": PICTURES[file.suffix.lower()], "X-Content-Type-Options": "nosniff"})
 
 
@@ -273,20 +287,18 @@ async def posted(request: Any) -> Any:
 
 async def ready(request: Any) -> Any:
     """Nodes for a folder of pictures that was dropped."""
-    from aiohttp import web
-    return web.json_response(await asyncio.to_thread(ready_for, await posted(request)))
+    return await told(ready_for, await posted(request))
 
 
 async def tell(request: Any) -> Any:
     """Steer a run: pause, resume, stop, save, sample, start (go on), open (its folder, asked from this machine alone)."""
-    from aiohttp import web
     asked = await posted(request)
     word = asked.get("command") if isinstance(asked, dict) else None
-    run = find(request.match_info["id"])
+    run = await asyncio.to_thread(find, request.match_info["id"])
     if word == "open":
         if request.remote not in ("127.0.0.1", "::1"):
             raise Refused(403, "The folder is opened on the machine that ComfyUI runs on, and only from there.")
         await asyncio.to_thread(open_folder, run)
     else:
         await asyncio.to_thread(command, run, str(word))
-    return web.json_response({"state": run.state})
+    return await told(lambda: {"state": run.state})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import cache
 from typing import Any
 
 from ..aprendiz.settings import BaseSettings
@@ -35,10 +36,15 @@ def hidden(io: Any, node: Node) -> list[Any]:
 
 def made(kind: Any, **values: Any) -> Any:
     """An object of ComfyUI's, without the arguments that this version does not take."""
-    takes = inspect.signature(kind).parameters
-    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in takes.values()):
-        return kind(**values)
-    return kind(**{name: value for name, value in values.items() if name in takes})
+    takes = _takes(kind)
+    return kind(**(values if takes is None else {name: value for name, value in values.items() if name in takes}))
+
+
+@cache
+def _takes(kind: Any) -> frozenset[str] | None:
+    """The arguments of a type; None where it takes any."""
+    told = inspect.signature(kind).parameters
+    return None if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in told.values()) else frozenset(told)
 
 
 def socket(io: Any, kind: str) -> Any:

@@ -155,6 +155,11 @@ def test_routes_tell_the_events_since_an_offset_in_the_persons_language(tmp_path
     assert routes.events_since(run, more["offset"], "es")["events"] == []
 
 
+@pytest.mark.parametrize("value", [{"events": [{"a": 1, "b": [1, {"c": None}]}, {}], "é": {"x": [], "y": "\n"}}, [], {}, "a", 5])
+def test_answers_are_json_however_they_are_written_down(value: object) -> None:
+    assert json.loads(routes.written(value)) == value
+
+
 def test_a_very_long_run_is_thinned_and_keeps_all_but_steps(tmp_path: Path, user_folder: Path) -> None:
     events = [{"event": "step", "step": step} for step in range(3 * routes.MOST_EVENTS)] + [{"event": "finished"}]
     thin = routes.thinned(events)

@@ -42,6 +42,7 @@ const AFTER = ['open', 'node']          // stand at the end, in every state
 const SMOOTH = 0.93                     // of the strong line, for each step
 const PAD = {left: 44, right: 10, top: 10, bottom: 24}
 const HEIGHT = 220
+const FRAME = 3                         // milliseconds of a frame that panels may take, but for the one that is being drawn
 const NS = 'http://www.w3.org/2000/svg'
 
 const STYLE = `
@@ -116,8 +117,24 @@ export function thin(points, from, to, width) {
   return kept
 }
 
+/** Panels that want to be drawn, each once; where there are many they share the frames, so that none takes long. */
+const turns = new Map()
+function inTurn(panel, work) {
+  if (!turns.size) requestAnimationFrame(drawSome)
+  turns.set(panel, work)
+}
+function drawSome() {
+  const until = performance.now() + FRAME
+  for (const [panel, work] of [...turns]) {
+    turns.delete(panel)
+    work()
+    if (performance.now() > until) break
+  }
+  if (turns.size) requestAnimationFrame(drawSome)
+}
+
 class Run extends HTMLElement {
-  #texts = ENGLISH; #name = ''; #job = null; #state = null; #fileUrl = path => path; #commands = null; #waiting = false; #chosen = null; #at = null; #figures = null
+  #texts = ENGLISH; #name = ''; #job = null; #state = null; #fileUrl = path => path; #commands = null; #chosen = null; #at = null; #figures = null
   #parts = null; #watcher = null; #shown = {}
 
   constructor() {
@@ -194,9 +211,7 @@ class Run extends HTMLElement {
   #number(value, digits) { return value.toLocaleString(document.documentElement.lang || undefined, {minimumFractionDigits: digits, maximumFractionDigits: digits}) }
 
   #soon() {
-    if (this.#waiting || !this.isConnected) return
-    this.#waiting = true
-    requestAnimationFrame(() => { this.#waiting = false; if (this.isConnected) this.#draw() })
+    if (this.isConnected) inTurn(this, () => { if (this.isConnected) this.#draw() })
   }
 
   #build() {
