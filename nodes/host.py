@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import gc
 import inspect
+import json
 import os
 from pathlib import Path
 from typing import Any
+
+from ..aprendiz.errors import Problem, ProblemsError
+from ..aprendiz.views.panel import NO_RUNS_FOLDER
 
 PREVIEW = 512  # pixels, the longer side of a picture shown on a node while it runs
 
@@ -19,6 +23,25 @@ def output_folder() -> Path:
     """Where ComfyUI writes pictures."""
     import folder_paths
     return Path(folder_paths.get_output_directory())
+
+
+def setting(name: str) -> Any:
+    """What the person chose in ComfyUI's settings panel; None where nothing was."""
+    import folder_paths
+    file = Path(folder_paths.get_user_directory()) / "default" / "comfy.settings.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8")).get(name)
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def runs_folder() -> Path:
+    """Where runs are kept: the folder that the settings panel names, else ComfyUI's output folder. Raises ProblemsError."""
+    chosen = str(setting("aprendiz.outputFolder") or "").strip()
+    folder = Path(chosen).expanduser()
+    if chosen and not (folder.is_absolute() and folder.is_dir()):
+        raise ProblemsError([Problem(NO_RUNS_FOLDER, {"folder": chosen})])
+    return folder if chosen else output_folder()
 
 
 def input_folder() -> Path:

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from ..aprendiz.errors import AprendizError
 from ..aprendiz.run import Run, find_runs, read_events
+from ..aprendiz.settings import SCHEMA
 from ..aprendiz.texts import nearest
 from ..aprendiz.views.comfy import widget_values
 from ..aprendiz.views.comfy_nodes import node_id, nodes
@@ -172,10 +173,11 @@ def written(value: Any) -> str:
     return json.dumps(value)
 
 
-def widgets() -> dict[str, list[dict[str, Any]]]:
-    """What the page has to know of our nodes: the order of widgets, which are folded, on what they depend."""
-    return {id: [{"id": one.id, "advanced": one.advanced, "when": one.when} for one in node.widgets]
-            for id, node in nodes().items()}
+def widgets() -> dict[str, Any]:
+    """What the page has to know of our nodes: order, which are folded, on what they depend; and the schema's version."""
+    shown = {id: [{"id": one.id, "advanced": one.advanced, "when": one.when} for one in node.widgets]
+             for id, node in nodes().items()}
+    return {"schema": SCHEMA, "nodes": shown}
 
 
 def command(run: Run, word: str) -> None:

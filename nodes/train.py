@@ -33,7 +33,7 @@ def train(id: str, node: str | None, base: Mapping[str, Any], dataset: Mapping[s
     """
     from ..aprendiz.data.folder import scan
     job = read_job(id, base, dataset, given)
-    run = Run.create(host.output_folder(), job, scan(job.data).digest)
+    run = Run.create(host.runs_folder(), job, scan(job.data).digest)
     background = given.get("when") == BACKGROUND
     if run.state == "finished":
         host.send("run", {"id": runs.run_id(run.folder), "name": run.name, "node": node})

@@ -19,7 +19,7 @@ const make = (tag, properties = {}, ...children) => {
   return node
 }
 const language = () => app.extensionManager?.setting?.get?.('Comfy.Locale') || navigator.language || 'en'
-let texts = {}, table = {}
+let texts = {}, table = {}, schema = 0
 const say = (key, fields = {}) => (texts[key] ?? key).replace(/\{(\w+)\}/g, (whole, name) => fields[name] ?? whole)
 const wish = (id, otherwise) => { try { return app.extensionManager.setting.get(id) ?? otherwise } catch { return otherwise } }
 
@@ -36,7 +36,8 @@ const toast = (severity, detail) => app.extensionManager?.toast?.add?.({ severit
 const ready = (async () => {
   const [words, nodes] = await Promise.all([ask(`texts?language=${encodeURIComponent(language())}`), ask('nodes'), import(api.apiURL('/aprendiz/panel.js'))])
   texts = words
-  table = nodes
+  table = nodes.nodes
+  schema = nodes.schema
 })().catch(error => console.error('Aprendiz:', error))
 
 // A run that is shown: one follower for each run, however many panels show it
@@ -163,12 +164,13 @@ function named(node) {
   const serialize = node.onSerialize, configure = node.onConfigure
   node.onSerialize = function (data) {
     serialize?.call(this, data)
-    data.properties = { ...data.properties, aprendiz_values: Object.fromEntries(known().map(one => [one.name, one.value])) }
+    data.properties = { ...data.properties, aprendiz_schema: schema, aprendiz_values: Object.fromEntries(known().map(one => [one.name, one.value])) }
   }
   node.onConfigure = function (data) {
     configure?.call(this, data)
     const values = data.properties?.aprendiz_values
-    if (values) for (const one of known()) if (one.name in values) one.value = values[one.name]
+    if (values) for (const one of known()) one.value = one.name in values ? values[one.name] : node.aprendiz_defaults[one.name]
+    if (data.properties?.aprendiz_schema > schema && schema) toast('warn', say('newer'))
     if (TRAIN.test(node.comfyClass) && data.properties?.aprendiz_run) showRun(node, data.properties.aprendiz_run)
     setTimeout(() => fold(node), 0)
   }
@@ -390,6 +392,7 @@ async function stopAll() {
 app.registerExtension({
   name: 'aprendiz',
   settings: [
+    { id: 'aprendiz.outputFolder', category: ['Aprendiz', 'Training', 'outputFolder'], name: "Folder in which runs are kept, by its full path (empty: ComfyUI's output folder)", type: 'text', defaultValue: '' },
     { id: 'aprendiz.sampleEverySteps', category: ['Aprendiz', 'Training', 'sampleEverySteps'], name: 'Draw sample pictures every so many steps in new training nodes (0: never)', type: 'number', defaultValue: 0 },
     { id: 'aprendiz.keepRunning', category: ['Aprendiz', 'Training', 'keepRunning'], name: 'New training nodes go on when ComfyUI closes', type: 'boolean', defaultValue: false },
     { id: 'aprendiz.toasts', category: ['Aprendiz', 'Page', 'toasts'], name: 'Tell when a run ends', type: 'boolean', defaultValue: true },

@@ -20,6 +20,8 @@ NO_EMBEDDING = word("There is no embedding '{name}'. Its file belongs into Comfy
 NO_CONTROL = word("A ControlNet and its condition picture belong together. Connect 'control image' and choose 'control net'.")
 NO_PROMPT = word("No prompt was given. Write one a line into 'prompts'.")
 UNEVEN = word("There are {before} pictures before and {after} after. Connect as many of each.")
+NO_RUNS_FOLDER = word("The folder for runs, {folder}, is not there. Make it, or write another full path into ComfyUI's settings "
+                      "under Aprendiz; empty is the output folder.")
 NO_DIFFUSERS = word("diffusers is missing or broken ({reason}), and the built-in model needs it. `python -m aprendiz doctor` "
                     "says how to install it.")
 
@@ -55,11 +57,13 @@ TEXTS: dict[str, str] = {
     "runs": word("Runs"), "no_runs": word("There are no runs yet. A training node makes one."),
     "back": word("All runs"), "toast_finished": word("{name} has finished."), "toast_failed": word("{name} failed."),
     "drop_none": word("There are no pictures in {folder}."), "drop_upload": word("Copying {count} files of {folder}."),
+    "newer": word("This graph was saved by a newer Aprendiz; what this one does not know is left out."),
     "toast_stopped": word("{name} was stopped and saved."), "lost": word("The host does not answer."),
     "fold": word("Fewer settings"), "unfold": word("All settings"), "show_runs": word("Show the runs"),
     "stop_all": word("Stop the run that is training"), "compare": word("Compare"),
 }
 SETTINGS: dict[str, str] = {
+    "aprendiz.outputFolder": word("Folder in which runs are kept, by its full path (empty: ComfyUI's output folder)"),
     "aprendiz.sampleEverySteps": word("Draw sample pictures every so many steps in new training nodes (0: never)"),
     "aprendiz.keepRunning": word("New training nodes go on when ComfyUI closes"),
     "aprendiz.toasts": word("Tell when a run ends"),
