@@ -13,10 +13,12 @@ from torch import Tensor
 from .evaluate.report import sample_file, write_report
 from .evaluate.scores import Scores
 from .formats import checkpoint, graph, metadata, png
+from .formats.inspect import inspect
 from .generate import Request, draw, parameters
 
 if TYPE_CHECKING:
     from .prepare import Lesson
+    from .run import Run
 
 PREVIEW_SIZE = 512  # pixels, the longer side of the picture that hosts show beside a LoRA
 
@@ -80,7 +82,17 @@ def finish(lesson: Lesson, values: Tensor, started: float) -> Path:
         with Image.open(last) as picture:
             picture.thumbnail((PREVIEW_SIZE, PREVIEW_SIZE))
             png.save_over(picture, file.with_suffix(lesson.method.preview), texts=graph.texts(run.folder, lesson.job))
+    tell_hosts(run, file)
     measured = figures(lesson, values)
     report = write_report(run, Scores(figures=measured) if measured else None)
     run.event("finished", step=lesson.steps, file=file, report=report, seconds=round(time.time() - started, 1))
     return file
+
+
+def tell_hosts(run: Run, file: Path) -> None:
+    """Warn of every host that opens bases of this kind and would leave out some of the file."""
+    for row in inspect(file).hosts:
+        if row.opens and not row.whole:
+            run.say("{host} {version} would load {loaded} of the {total} modules of {file} and ignore the rest. "
+                    "`python -m aprendiz inspect` names them.", warning=True, host=row.host, version=row.version,
+                    loaded=row.loaded, total=row.total, file=file.name)

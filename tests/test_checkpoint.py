@@ -590,8 +590,8 @@ FOUND = ["nothing there", "LoRA", "PEFT LoRA", "VAE", "text encoder", "embedding
          "unknown tensors", "inpainting", "EDM", "without text encoder", "without VAE", "a folder that is not diffusers",
          "a folder without weights", "a folder of pickles", "a folder without text encoder", "a folder without VAE",
          "a folder of another family", "a folder with a broken config"]
-LOADED = ["a tensor missing", "packed with factors for blocks", "half of its text encoders", "another family's text encoder", "text encoder not there",
-          "VAE not there", "a LoRA for a VAE", "a folder for a VAE"]
+LOADED = ["a tensor missing", "packed with factors for blocks", "half of its text encoders", "another family's text encoder",
+          "text encoder not there", "VAE not there", "a LoRA for a VAE", "a folder for a VAE"]
 
 
 @pytest.mark.parametrize("name", [*FOUND, *LOADED])

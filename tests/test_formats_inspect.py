@@ -19,6 +19,9 @@ from aprendiz.families import Base, Source
 from aprendiz.formats import container, inspect, keys, kohya, names
 from aprendiz.formats.inspect import HostRow, check_lora_keys
 from aprendiz.formats.peft_layout import peft_name
+from aprendiz.outcome import tell_hosts
+from aprendiz.run import Run
+from aprendiz.settings import Job
 
 Note = Callable[[str, object], None]
 MICRO = Path(__file__).parents[1] / "aprendiz" / "micro" / "base"
@@ -118,6 +121,17 @@ def test_the_peft_export_loses_its_attention_in_comfyui_and_each_module_is_named
     found = row(check_lora_keys(peft(shape), shape), "ComfyUI")
     assert len(found.ignored_modules) == lost and found.total - found.loaded == lost
     assert all(".attn" in name and name.startswith("unet.") for name in found.ignored_modules)
+
+
+def test_a_run_warns_of_every_host_that_would_leave_out_some_of_its_file(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, Job.read({"data": {"path": str(tmp_path)}}), "digest")
+    tell_hosts(run, write_shapes(tmp_path / "a.safetensors", peft("sd1")))
+    told = [event["text"] for event in run.events() if event["event"] == "warning"]
+    lost = row(check_lora_keys(peft("sd1"), "sd1"), "ComfyUI")
+    assert any(text.startswith("ComfyUI") and f"load {lost.loaded} of the {lost.total} modules of a.safetensors" in text
+               for text in told)
+    assert any(text.startswith("AUTOMATIC1111") for text in told) and not any(text.startswith("diffusers") for text in told)
+
 
 
 @pytest.mark.parametrize("shape", ["sd1", "sdxl"])

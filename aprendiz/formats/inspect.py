@@ -6,7 +6,6 @@ Only headers are read and bytes hashed: nothing is loaded, nothing can run. `ver
 from __future__ import annotations
 
 import json
-import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,8 +18,6 @@ from . import container, keys, metadata, names, recognise
 
 if TYPE_CHECKING:
     from ..families import Base, Family
-
-logger = logging.getLogger(__name__)
 
 FORGE_LIMIT = 12  # Forge leaves out a whole file with more unmatched tensors than this
 
@@ -336,7 +333,7 @@ def _note(host: keys.FrozenKeys, shape: str | None, opens: bool) -> Problem | No
 def verify(file: Path, base: Base) -> Inspection:
     """Open a LoRA just written, compare its bytes with its hashes and its names with the base's modules and the hosts' lists.
 
-    What a host would ignore is logged as a warning. Raises ModelError where the file is not what was to be written.
+    Raises ModelError where the file is not what was to be written.
     """
     from . import kohya
     found = inspect(file)
@@ -349,10 +346,5 @@ def verify(file: Path, base: Base) -> Inspection:
     if told != found.data_sha256 or missing or read.unmatched:
         raise ModelError("{file} was written, but what was read back is something else ({what}). Check the disk, and save again.",
                          file=file.name, what=_some([*missing, *read.unmatched], 3) or "hash", where=str(file))
-    for row in found.hosts:
-        if row.opens and not row.whole:
-            logger.warning("%s %s would load %d of %d modules of %s; ignored: %s", row.host, row.version, row.loaded, row.total,
-                           file.name,
-                           _some(row.ignored_modules, 5))
     return found
 

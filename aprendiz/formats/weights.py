@@ -29,7 +29,7 @@ Place = tuple[Path, int, Tensor]
 STEM = "diffusion_pytorch_model"  # of the weights of diffusers' modules; transformers' are called "model"
 VOCABULARY = "token_embedding"  # in the names of a text encoder's vectors
 FACTORS = (".scale_weight", ".weight_scale")  # what a matrix of a scaled file is to be multiplied by
-ASIDE = (".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8")  # what else such files hold, for hosts that calculate in fp8
+ASIDE = (".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8")  # what else such files hold, for hosts
 _UNREAD: ContextVar[bool] = ContextVar("unread", default=False)
 VARIANTS = ("", ".fp16", ".non_ema", ".fp32", ".bf16")  # of diffusers' file names, the usual one first
 
@@ -68,8 +68,8 @@ class Weights:
             return values
         factor = self._read(self.factors[name], False).float()
         if factor.numel() != 1 and factor.shape != (len(values), 1):  # one for all, or one a row
-            raise ModelError("{file} is packed in a form that is not read: {name} has factors of the shape {shape}. Take the model "
-                             "in fp16, bf16 or fp32.", file=self.file.name, name=name, shape=list(factor.shape))
+            raise ModelError("{file} is packed in a form that is not read: {name} has factors of the shape {shape}. Take the "
+                             "model in fp16, bf16 or fp32.", file=self.file.name, name=name, shape=list(factor.shape))
         return values.float() * factor.reshape(-1, *[1] * (values.dim() - 1))
 
     def _read(self, place: Place, unread: bool) -> torch.Tensor:
@@ -160,7 +160,8 @@ def _places(file: Path, header: Header) -> dict[str, Place]:
 
 def _apart(file: Path, places: Mapping[str, Place], metadata: Mapping[str, str]) -> Weights:
     """The factors of a scaled file told apart from its tensors."""
-    factors = {name.removesuffix(end) + ".weight": place for name, place in places.items() for end in FACTORS if name.endswith(end)}
+    factors = {name.removesuffix(end) + ".weight": place
+               for name, place in places.items() for end in FACTORS if name.endswith(end)}
     if not factors:
         return Weights(file, places, metadata)
     return Weights(file, {name: place for name, place in places.items() if not name.endswith((*FACTORS, *ASIDE))}, metadata,
