@@ -19,6 +19,7 @@ from .panel import SETTINGS, TEXTS
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = {BASE: "base", DATASET: "dataset", OPTIONS: "dataset options", LORAS: "LoRAs", "*": "name"}
+CATEGORIES = (word("Training"), word("Page"))  # of the settings panel
 HEADS = {"inputs": word("Inputs"), "outputs": word("Outputs"), "name": word("Name"), "takes": word("Takes"),
          "does": word("What it is")}
 
@@ -33,7 +34,8 @@ def files() -> Iterator[tuple[Path, str]]:
             "aprendiz_stop": {"label": _in(TEXTS["stop_all"], language)}})
         yield folder / "settings.json", _json({
             name.replace(".", "_"): {"name": _in(label, language)} for name, label in SETTINGS.items()})
-        yield folder / "main.json", _json({"settingsCategories": {"Aprendiz": "Aprendiz"}})
+        yield folder / "main.json", _json({"settingsCategories": {
+            "Aprendiz": "Aprendiz", **{name: _in(name, language) for name in CATEGORIES}}})
         for id, node in nodes().items():
             name = f"{id}.md" if language == "en" else f"{id}/{language}.md"
             yield ROOT / "web" / "docs" / name, page(node, language)
