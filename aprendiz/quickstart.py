@@ -63,8 +63,8 @@ def settings(pictures: Path) -> dict[str, object]:
         "objective": {"noise_offset": 0.2},  # as the base was made
         "optimizer": {"learning_rate": 4e-3, "schedule": "linear", "warmup_steps": 20, "final_rate": 0.1},
         "training": {"steps": 400, "batch_size": 8, "save_every_steps": 100},
-        "samples": {"sample_prompts": ["a large red fish on a white background", "a small blue fish on a yellow background",
-                                       "a green circle on a white background"],
+        "samples": {"sample_prompts": ["a large red fish on a white background", "a large blue fish on a yellow background",
+                                       "a large green fish on a pink background", "a green circle on a white background"],
                     "sample_every_steps": 100, "guidance": 4.0},
         "output": {"name": NAME},
     }
