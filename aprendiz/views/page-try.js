@@ -144,9 +144,10 @@ async function drawOnce(index) {
     const keys = await ask('try', values)
     for (;;) {
       const base = await ask(`tried?key=${keys.base}`), tuned = keys.tuned ? await ask(`tried?key=${keys.tuned}`) : null
+      const failed = base.problems.length + (tuned?.problems.length ?? 0) > 0
       drawRow(row, values, title, count, base, tuned)
       done = base.ready && (!tuned || tuned.ready)
-      if (done) return !base.problems.length && !tuned?.problems.length
+      if (done) return !failed
       await wait(LOOK_EVERY)
     }
   } catch (error) {
@@ -159,11 +160,13 @@ async function drawOnce(index) {
 }
 
 function drawRow(row, values, title, count, base, tuned) {
+  const said = new Set(base.problems.map(problem => problem.text))
+  if (tuned) tuned.problems = tuned.problems.filter(problem => !said.has(problem.text))
   const words = [values.prompt, `seed ${values.seed || 0}`].filter(Boolean).join(' · ')
   const side = (name, told, first) => make('div', {class: 'ap-side'}, make('p', {class: 'ap-name'}, name),
     ...told.problems.map(sentence),
     !told.ready && make('p', {class: 'ap-soft ap-num'}, told.total ? say('drawing', told) : first ? say('draw_waits') : ''),
-    !told.problems.length && make('div', {class: 'ap-drawn'}, ...Array.from({length: told.ready ? told.count : count}, (_, n) =>
+    make('div', {class: 'ap-drawn'}, ...Array.from({length: told.ready ? told.count : count}, (_, n) =>
       told.ready ? make('a', {href: at(`drawn?key=${told.key}&n=${n}`), target: '_blank', rel: 'noopener'},
         make('img', {src: at(`drawn?key=${told.key}&n=${n}`), alt: `${name}: ${values.prompt}`, width: 128, height: 128}))
         : make('span', {class: 'ap-blank'}))))

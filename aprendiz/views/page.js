@@ -25,6 +25,7 @@ window.aprendizPage = {
   answer(text) {
     let answer
     try { answer = JSON.parse(text) } catch { return }
+    if (answer.problems || answer.check) note('')
     if (answer.problems) showProblems(answer.problems)
     else if (answer.started) {
       clearProblems()
@@ -70,6 +71,7 @@ function listen() {
   if (!page || page.dataset.heard) return
   page.dataset.heard = 'yes'
   if (window.aprendizHost) find('aprendiz-samples-sample-prompts')?.append(make('button', {class: 'ap-read', onclick: readHost}, say('read')))
+  find('aprendiz-start')?.addEventListener('click', () => { clearProblems(); note(say('starting')) })
   const look = after => { clearTimeout(waitingLook); waitingLook = setTimeout(() => press('aprendiz-look'), after) }
   for (const kind of ['input', 'change', 'focusout', 'click']) {
     page.addEventListener(kind, event => {

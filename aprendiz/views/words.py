@@ -17,6 +17,7 @@ WORDS = {
     "saved": Problem("Saved"),
     "more": Problem("Show more"),
     "checking": Problem("Checking the pictures"),
+    "starting": Problem("Looking at the pictures, then it starts."),
     "fine": Problem("This can be trained."),
     "resume": Problem("Go on"),
     "again": Problem("Use its settings"),
