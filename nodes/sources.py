@@ -75,8 +75,8 @@ def dataset(id: str, folder: str, options: Mapping[str, Any] | None,
     settings, problems = read(DataSettings, values, "data")
     if settings is None or settings.path is None:
         raise ProblemsError(problems or [Problem(NO_FOLDER, {}, "data.path")])
-    found = scan(settings)
-    told = [*found.problems, *read_every(found.pictures, settings)]
+    found = scan(settings, heed)
+    told = [*found.problems, *read_every(found.pictures, settings, heed)]
     stopping = [problem for problem in told if settings.strict or not problem.warning]
     if stopping:
         raise ProblemsError(stopping)
@@ -107,6 +107,11 @@ def bases() -> list[tuple[str, str]]:
         except (AprendizError, OSError):
             continue  # a file of another kind
     return found
+
+
+def heed(done: int, total: int) -> None:
+    """Between two pictures of a large folder: leave where the queue was interrupted."""
+    host.stop_here()
 
 
 def write_images(images: Any, captions: str) -> Path:

@@ -11,7 +11,7 @@ from ..aprendiz.settings import Job
 from ..aprendiz.views.comfy import job_values
 from ..aprendiz.views.comfy_nodes import BACKGROUND, nodes
 from ..aprendiz.views.status import Status, check_end
-from . import host, pictures, runs
+from . import host, pictures, runs, sources
 
 
 def read_job(id: str, base: Mapping[str, Any], dataset: Mapping[str, Any], given: Mapping[str, Any]) -> Job:
@@ -33,7 +33,7 @@ def train(id: str, node: str | None, base: Mapping[str, Any], dataset: Mapping[s
     """
     from ..aprendiz.data.folder import scan
     job = read_job(id, base, dataset, given)
-    run = Run.create(host.runs_folder(), job, scan(job.data).digest)
+    run = Run.create(host.runs_folder(), job, scan(job.data, sources.heed).digest)
     background = given.get("when") == BACKGROUND
     if run.state == "finished":
         host.send("run", {"id": runs.run_id(run.folder), "name": run.name, "node": node})

@@ -220,6 +220,9 @@ class Folders:
     def diffusers_folder(self, name: str) -> Path | None:
         return None
 
+    def stop_here(self) -> None:
+        """Nobody interrupts."""
+
 
 @pytest.fixture
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -235,6 +238,22 @@ def test_a_folder_of_pictures_becomes_a_dataset_with_its_report(folders: Path) -
         assert values["data"] == {"flip": True, "trigger": "zwx", "path": str(folders / "input" / "mine")}
         assert count == 3 and tuple(images.shape) == (3, 256, 256, 3) and len(small) == 3
         assert report.startswith("3 pictures, 3 with a caption.") and "zwx" in report
+
+
+def test_an_interrupt_is_heard_while_a_large_folder_is_read(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aprendiz.data import preflight
+    write_pictures(folders / "many", "fish", count=40)
+    asked = []
+
+    def stop_here() -> None:
+        asked.append(1)
+        if len(asked) == 45:  # all are hashed, five are read
+            raise Interrupted
+
+    monkeypatch.setattr(sources.host, "stop_here", stop_here)
+    with pytest.raises(Interrupted):
+        sources.dataset("AprendizDatasetFolder", str(folders / "many"), None, {})
+    assert len(asked) == 45 and preflight.READERS < 40
 
 
 def test_pictures_of_the_graph_are_written_once_with_their_captions(folders: Path) -> None:
