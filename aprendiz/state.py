@@ -7,7 +7,6 @@ the next is number 200 counted from 0. Nothing is pickled.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import shutil
@@ -16,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
 from torch import Tensor
 
 from . import __version__
-from .errors import RunError
+from .errors import AprendizError, RunError
 from .files import move_into_place, write_atomically
+from .formats.container import file_hash
+from .formats.weights import Weights, open_weights, write_tensors
+
+TENSORS = "state.safetensors"
 
 
 @dataclass
@@ -40,19 +42,21 @@ def versions() -> dict[str, Any]:
 
 
 def write(checkpoints: Path, state: State, keep: int) -> Path:
-    """Save a state; the `keep` newest stay. Raises RunError where the disk does not take it, leaving the older ones."""
+    """Save a state; the `keep` newest stay. Raises RunError where the disk does not take it, leaving the older ones.
+
+    It takes no more memory than its largest tensor: states of whole networks are large.
+    """
     name = f"step-{state.step:06d}"
     folder, temporary = checkpoints / name, checkpoints / f".{name}.tmp"
-    data = save({tensor: value.contiguous() for tensor, value in state.tensors.items()})
-    digest = hashlib.sha256(data).hexdigest()
-    text = json.dumps({"step": state.step, "plain": state.plain, "versions": versions(), "sha256": digest})
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    write_atomically(temporary / "state.safetensors", data)
-    write_atomically(temporary / "state.json", text.encode())
-    if read(temporary) is None:
+    file = temporary / TENSORS
+    write_tensors(file, state.tensors, {})
+    if not _same(open_weights(file), state.tensors):
         raise RunError("The saved state in {folder} reads back differently from what was written. Check the disk.",
                        folder=str(checkpoints))
+    text = json.dumps({"step": state.step, "plain": state.plain, "versions": versions(), "sha256": file_hash(file)})
+    write_atomically(temporary / "state.json", text.encode())
     if folder.exists():
         shutil.rmtree(folder)
     move_into_place(temporary, folder)
@@ -77,11 +81,23 @@ def latest(checkpoints: Path) -> State | None:
 
 def read(folder: Path) -> State | None:
     """The state in a folder; None where it is not whole."""
+    file = folder / TENSORS
     try:
         told = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        data = (folder / "state.safetensors").read_bytes()
-    except (OSError, ValueError):
+        if file_hash(file) != told["sha256"]:
+            return None
+        kept = open_weights(file)
+        tensors = {name: kept.read(name) for name in kept.places}
+    except (OSError, ValueError, AprendizError):
         return None
-    if hashlib.sha256(data).hexdigest() != told["sha256"]:
-        return None
-    return State(told["step"], load(data), {**told["plain"], "versions": told["versions"]})
+    return State(told["step"], tensors, {**told["plain"], "versions": told["versions"]})
+
+
+def _same(kept: Weights, tensors: dict[str, Tensor]) -> bool:
+    """Whether a file holds these tensors, bit for bit (numbers that are none too)."""
+    def bits(tensor: Tensor) -> Tensor:
+        return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+    return set(kept.places) == set(tensors) and all(
+        kept.shapes[name] == tuple(tensor.shape) and torch.equal(bits(kept.read(name)), bits(tensor))
+        for name, tensor in tensors.items())

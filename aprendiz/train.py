@@ -127,7 +127,8 @@ def learn(lesson: Lesson) -> Learned:
             wishes = pause(lesson, learned.step)
             meter.pause()
         if "stop" in wishes:
-            save(lesson, learned)
+            del snapshot  # of a whole network two are too many
+            save(lesson, learned, learned.state(lesson))
             run.event("stopped", step=learned.step)
             raise Stopped(run.name)
 
@@ -141,17 +142,18 @@ def learn(lesson: Lesson) -> Learned:
             due = events_due(job, learned.step, lesson.steps, wishes)
             if due or time.monotonic() - taken > SNAPSHOT_SECONDS:
                 meter.flush()
+                del snapshot
                 snapshot, taken = learned.state(lesson), time.monotonic()
         except NotFinite as found:
             learned.restore(lesson, snapshot)
-            save(lesson, learned)
+            save(lesson, learned, snapshot)
             raise forensics.explain(lesson, learned, found.step) from None
         if "validate" in due:
             validate(lesson, learned)
         if "sample" in due:
             draw_samples(lesson, learned.step, learned.result(lesson))
         if "save" in due:
-            save(lesson, learned)
+            save(lesson, learned, snapshot)
         if due:
             meter.pause()
     pace.remember(lesson, meter)
@@ -250,11 +252,11 @@ def resume(lesson: Lesson, learned: Learned) -> None:
     lesson.run.event("resumed", step=learned.step)
 
 
-def save(lesson: Lesson, learned: Learned) -> None:
+def save(lesson: Lesson, learned: Learned, kept: state.State) -> None:
     """A resumable state and beside it the file that hosts load."""
     if not lesson.processes.main:
         return
-    folder = state.write(lesson.run.checkpoints, learned.state(lesson), lesson.job.training.keep_checkpoints)
+    folder = state.write(lesson.run.checkpoints, kept, lesson.job.training.keep_checkpoints)
     file = save_file(lesson, learned.step, learned.result(lesson), learned.started) if learned.step else None
     lesson.run.event("checkpoint", step=learned.step, folder=folder, **({"file": file} if file else {}))
 
