@@ -35,19 +35,41 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
-@pytest.fixture
-def host(tmp_path: Path, user_folder: Path) -> Iterator[PageHost]:
-    with PageHost(tmp_path / "host") as started:
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageHost]:
+    with PageHost(tmp_path_factory.mktemp("host")) as started:
         yield started
 
 
+@pytest.fixture(scope="module")
+def opened(browser: Any, host: PageHost) -> Iterator[dict[bool, Any]]:
+    """Pages that are open already, one for each kind of canvas: loading the front end takes most of a test's time."""
+    pages: dict[bool, Any] = {}
+    yield pages
+    for page in pages.values():
+        page.close()
+
+
+@pytest.fixture
+def page(request: pytest.FixtureRequest, browser: Any, host: PageHost, opened: dict[bool, Any]) -> Any:
+    """A page with an empty graph; on the classic canvas, or as `vue` says."""
+    vue = bool(request.node.callspec.params.get("vue")) if hasattr(request.node, "callspec") else False
+    if vue not in opened:
+        opened[vue] = open_page(browser, host, vue)
+    shown = opened[vue]
+    shown.evaluate("app.graph.clear()")
+    shown.errors.clear()
+    host.told.clear()
+    return shown
+
+
 def open_page(browser: Any, host: PageHost, vue: bool = False, language: str = "en") -> Any:
-    """The page, with our part of it there. Errors that scripts of ours throw are kept."""
+    """The page, with our part of it there. Errors that scripts throw are kept."""
     host.settings |= {VUE: vue, "Comfy.Locale": language}
     page = browser.new_page(viewport={"width": 1500, "height": 950})
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     page.route(lambda url: "127.0.0.1" not in url, lambda route: route.abort())
     page.goto(host.address, wait_until="domcontentloaded")
     page.wait_for_function("window.app?.extensionManager && window.app?.graph && !!customElements.get('aprendiz-run')")
@@ -94,8 +116,7 @@ def drag_in(page: Any, title: str, x: int, y: int) -> None:
 
 
 @MODES
-def test_a_node_is_dragged_in_set_and_follows_its_run(vue: bool, browser: Any, host: PageHost) -> None:
-    page = open_page(browser, host, vue)
+def test_a_node_is_dragged_in_set_and_follows_its_run(vue: bool, page: Any, host: PageHost) -> None:
     name = "nodes-2" if vue else "classic"
     drag_in(page, "Train LoRA", 700, 120)
     shown = widgets(page, "AprendizTrainLora")
@@ -112,7 +133,7 @@ def test_a_node_is_dragged_in_set_and_follows_its_run(vue: bool, browser: Any, h
     shown = widgets(page, "AprendizTrainLora")
     assert shown["beta1"] == 0.5 and "beta2" not in shown, "what was changed stays in sight"
     assert queued(page, "AprendizTrainLora")["rank"] == 8
-    run = host.begin()
+    run = host.begin(f"followed-{name}")
     host.start(run, str(page.evaluate("app.graph._nodes[0].id")))
     host.go_on(run, "step 30")
     page.wait_for_function(f"{PANEL}?.querySelector('.figures')?.textContent.startsWith('step 30 of 60')")
@@ -121,22 +142,20 @@ def test_a_node_is_dragged_in_set_and_follows_its_run(vue: bool, browser: Any, h
     host.go_on(run)
     host.end(run)
     page.wait_for_function(f"{PANEL}?.querySelector('.state')?.textContent === 'finished'")
-    page.get_by_text("fish has finished.").first.wait_for()
+    page.get_by_text(f"followed-{name} has finished.").first.wait_for()
     page.wait_for_timeout(700)
     keep(page, f"{name}-finished")
     assert page.evaluate(f"{PANEL}.querySelectorAll('.pics img').length") == 2
     assert page.errors == []
-    page.close()
 
 
 @MODES
-def test_the_sidebar_shows_runs_steers_them_and_makes_nodes_of_their_settings(vue: bool, browser: Any, host: PageHost) -> None:
-    run = host.begin()
-    host.go_on(run, "step 45")
-    page = open_page(browser, host, vue)
+def test_the_sidebar_shows_runs_steers_them_and_makes_nodes_of_their_settings(vue: bool, page: Any, host: PageHost) -> None:
     name = "nodes-2" if vue else "classic"
+    run = host.begin(f"steered-{name}")
+    host.go_on(run, "step 45")
     page.keyboard.press("Alt+Shift+A")
-    row = page.locator(".aprendiz-side [data-run]")
+    row = page.locator(".aprendiz-side [data-run]", has_text=f"steered-{name}")
     row.wait_for()
     assert "step 45 of 60" in row.inner_text() and "running" in row.inner_text()
     keep(page, f"{name}-runs")
@@ -157,24 +176,23 @@ def test_the_sidebar_shows_runs_steers_them_and_makes_nodes_of_their_settings(vu
     assert [command for _, command in host.told] == ["sample", "pause", "save", "stop"]
     page.locator(".aprendiz-back").click()
     row.wait_for()
+    page.keyboard.press("Alt+Shift+A")
     assert page.errors == []
-    page.close()
 
 
-def test_a_reloaded_page_shows_the_run_as_it_is(browser: Any, host: PageHost) -> None:
-    page = open_page(browser, host)
+def test_a_reloaded_page_shows_the_run_as_it_is(page: Any, browser: Any, host: PageHost) -> None:
     page.evaluate("() => { app.graph.add(LiteGraph.createNode('AprendizTrainLora')) }")
-    run = host.begin()
+    run = host.begin("reloaded")
     host.start(run, str(page.evaluate("app.graph._nodes[0].id")))
     host.go_on(run, "step 20")
     page.wait_for_function(f"{PANEL}?.querySelector('.figures')?.textContent.startsWith('step 20 of 60')")
     graph = page.evaluate("JSON.stringify(app.graph.serialize())")
-    page.close()
+    page.evaluate("app.graph.clear()")
     host.go_on(run, "step 40")
-    page = open_page(browser, host)
-    page.evaluate("async graph => { await app.loadGraphData(JSON.parse(graph)) }", graph)
-    page.wait_for_function(f"{PANEL}?.querySelector('.figures')?.textContent.startsWith('step 40 of 60')")
-    page.close()
+    again = open_page(browser, host)
+    again.evaluate("async graph => { await app.loadGraphData(JSON.parse(graph)) }", graph)
+    again.wait_for_function(f"{PANEL}?.querySelector('.figures')?.textContent.startsWith('step 40 of 60')")
+    again.close()
 
 
 def drop(page: Any, *paths: Path) -> None:
@@ -187,7 +205,7 @@ def drop(page: Any, *paths: Path) -> None:
 
 
 @pytest.mark.parametrize("captions", [True, False], ids=["captioned", "bare"])
-def test_a_dropped_folder_of_pictures_becomes_a_graph_that_is_ready(captions: bool, browser: Any, host: PageHost,
+def test_a_dropped_folder_of_pictures_becomes_a_graph_that_is_ready(captions: bool, page: Any, host: PageHost,
                                                                     tmp_path: Path) -> None:
     from PIL import Image
     folder = tmp_path / "Mi jarrón"
@@ -199,12 +217,12 @@ def test_a_dropped_folder_of_pictures_becomes_a_graph_that_is_ready(captions: bo
             (place / f"{number:02}.txt").write_text("a vase on a table", encoding="utf-8")
     (folder / "letter.docx").write_bytes(b"nothing of ours")
     sd15_checkpoint(host.folder / "models" / "sd15.safetensors")
-    page = open_page(browser, host)
+    before = set((host.folder / "input").iterdir())
     drop(page, folder)
     page.wait_for_function("app.graph._nodes.length === 3")
     page.wait_for_timeout(500)
     keep(page, f"dropped-{'captioned' if captions else 'bare'}")
-    (uploaded,) = (host.folder / "input").iterdir()
+    (uploaded,) = set((host.folder / "input").iterdir()) - before
     assert uploaded.name.startswith("Mi-jarron-") and len(list(uploaded.rglob("*.jpg"))) == 24
     assert len(list((uploaded / "more").glob("*.jpg"))) == 4 and not list(uploaded.rglob("*.docx"))
     assert queued(page, "AprendizDatasetFolder")["folder"] == uploaded.name
@@ -214,25 +232,21 @@ def test_a_dropped_folder_of_pictures_becomes_a_graph_that_is_ready(captions: bo
     assert queued(page, "AprendizDatasetFolder")["trigger"] == ("" if captions else "mi-jarron")
     assert isinstance(asked["base"], list) and isinstance(asked["dataset"], list)
     assert page.errors == []
-    page.close()
 
 
-def test_a_dropped_folder_without_pictures_is_told_of(browser: Any, host: PageHost, tmp_path: Path) -> None:
+def test_a_dropped_folder_without_pictures_is_told_of(page: Any, host: PageHost, tmp_path: Path) -> None:
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "one.txt").write_text("no picture", encoding="utf-8")
-    page = open_page(browser, host)
     drop(page, tmp_path / "letters")
     page.get_by_text("There are no pictures in letters.").first.wait_for()
-    assert page.evaluate("app.graph._nodes.length") == 0 and list((host.folder / "input").iterdir()) == []
-    page.close()
+    assert page.evaluate("app.graph._nodes.length") == 0 and not list((host.folder / "input").glob("letters*"))
 
 
 @pytest.mark.parametrize("kind", ["lora", "sample"])
-def test_what_a_run_writes_opens_the_graph_that_trained_it(kind: str, browser: Any, host: PageHost, tmp_path: Path) -> None:
+def test_what_a_run_writes_opens_the_graph_that_trained_it(kind: str, page: Any, tmp_path: Path) -> None:
     import numpy as np
     from PIL import Image
     from safetensors.numpy import save_file
-    page = open_page(browser, host)
     page.evaluate(MAKE)
     told = page.evaluate("app.graphToPrompt().then(({ workflow, output }) => ({ workflow, prompt: output }))")
     graph.keep(tmp_path, told)
@@ -251,7 +265,6 @@ def test_what_a_run_writes_opens_the_graph_that_trained_it(kind: str, browser: A
     assert (asked["rank"], asked["huber_delta"], asked["loss"], asked["name"]) == (3, 0.25, "huber", "zwx")
     assert queued(page, "AprendizDatasetFolder")["folder"] == "fish" and isinstance(asked["dataset"], list)
     assert page.errors == []
-    page.close()
 
 
 MAKE = """() => {
@@ -266,21 +279,28 @@ MAKE = """() => {
     set(train, { rank: 3, loss: 'huber', huber_delta: 0.25, name: 'zwx' }) }"""
 
 
-@pytest.mark.parametrize(("language", "words"), [
-    ("es", ["Entrenar LoRA", "tasa de aprendizaje", "Todos los ajustes"]),
-    ("pt-BR", ["Treinar LoRA", "taxa de aprendizado", "Todas as configurações"])])
-def test_the_page_speaks_the_persons_language(language: str, words: list[str], browser: Any, host: PageHost) -> None:
+@pytest.mark.parametrize(("language", "words", "setting"), [
+    ("es", ["Entrenar LoRA", "tasa de aprendizaje", "Todos los ajustes"], "Carpeta donde se guardan"),
+    ("pt-BR", ["Treinar LoRA", "taxa de aprendizado", "Todas as configurações"], "Pasta onde ficam")])
+def test_the_page_and_its_settings_speak_the_persons_language(language: str, words: list[str], setting: str, browser: Any,
+                                                              host: PageHost) -> None:
     page = open_page(browser, host, True, language)
     page.evaluate(MAKE)
     page.wait_for_timeout(1000)
     keep(page, f"language-{language}")
     shown = page.locator("body").inner_text()
     assert [word for word in words if word not in shown] == []
+    page.evaluate("app.extensionManager.command.execute('Comfy.ShowSettingsDialog')")
+    page.get_by_text("Aprendiz", exact=True).first.click()
+    page.get_by_text(setting, exact=False).first.wait_for()
+    page.wait_for_timeout(300)
+    keep(page, f"settings-{language}")
+    commands = page.evaluate("app.extensionManager.command.commands.map(one => one.id).filter(id => id.startsWith('aprendiz.'))")
+    assert sorted(commands) == ["aprendiz.showRuns", "aprendiz.stop"] and page.errors == []
     page.close()
 
 
-def test_a_graph_of_another_version_keeps_its_values_by_name(browser: Any, host: PageHost) -> None:
-    page = open_page(browser, host)
+def test_a_graph_of_another_version_keeps_its_values_by_name(page: Any) -> None:
     page.evaluate(MAKE)
     saved = page.evaluate("app.graph.serialize()")
     train = next(node for node in saved["nodes"] if node["type"] == "AprendizTrainLora")
@@ -297,19 +317,6 @@ def test_a_graph_of_another_version_keeps_its_values_by_name(browser: Any, host:
     train["properties"]["aprendiz_schema"] = 99
     page.evaluate("async graph => { await app.loadGraphData(graph) }", saved)
     page.get_by_text("saved by a newer Aprendiz").first.wait_for()
-    page.close()
-
-
-def test_the_settings_panel_has_ours_and_commands_are_there(browser: Any, host: PageHost) -> None:
-    page = open_page(browser, host, False, "es")
-    page.evaluate("app.extensionManager.command.execute('Comfy.ShowSettingsDialog')")
-    page.get_by_text("Aprendiz", exact=True).first.click()
-    page.get_by_text("Carpeta donde se guardan", exact=False).first.wait_for()
-    page.wait_for_timeout(300)
-    keep(page, "settings-es")
-    commands = page.evaluate("app.extensionManager.command.commands.map(one => one.id).filter(id => id.startsWith('aprendiz.'))")
-    assert sorted(commands) == ["aprendiz.showRuns", "aprendiz.stop"]
-    page.close()
 
 
 def sd15_checkpoint(file: Path) -> None:

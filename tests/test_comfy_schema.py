@@ -177,3 +177,29 @@ def test_the_package_that_comfyui_imports_does_nothing_at_import() -> None:
     done = subprocess.run([sys.executable, "-S", "-c", code, str(ROOT)], capture_output=True, text=True, encoding="utf-8",
                           check=False)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_the_registry_gets_what_the_door_needs_and_no_more() -> None:
+    import fnmatch
+    lines = (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()
+    ignored = [line for line in lines if line and not line.startswith("#")]
+    for kept in ("__init__.py", "nodes", "aprendiz", "web", "locales", "example_workflows", "requirements.txt", "pyproject.toml",
+                 "README.md", "LICENSE"):
+        assert (ROOT / kept).exists() and not any(fnmatch.fnmatch(kept, one.rstrip("/")) for one in ignored), kept
+    assert all(any((ROOT).glob(one.rstrip("/"))) for one in ignored), "these are not there"
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    comfy_table = project.split("[tool.comfy]", 1)[1].split("\n[", 1)[0]
+    for name in ("PublisherId", "DisplayName", "requires-comfyui"):
+        assert f"\n{name} = " in comfy_table
+    assert "\nweb = " not in comfy_table, "the page part would be loaded twice beside WEB_DIRECTORY"
+    assert "publish-node-action" in (ROOT / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8")
+
+
+def test_the_readme_tells_reviewers_of_every_route() -> None:
+    script = (ROOT / "nodes" / "routes.py").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "comfyui.md").read_text(encoding="utf-8")
+    named = [line.split('"')[1] for line in script.splitlines() if ".get(\"/aprendiz" in line or ".post(\"/aprendiz" in line]
+    assert len(named) == 9
+    for route in named:
+        words = route.removeprefix("/aprendiz/").replace("{path:.+}", "{picture}")
+        assert f"`{words}`" in page, route

@@ -325,6 +325,49 @@ def test_bad_input_is_told_on_the_node_and_the_host_stays_up(comfy: Comfy) -> No
     assert told[0] == "1" and "There is no model" in told[1]
 
 
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of its own, which holds next to nothing."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    subprocess.run([*as_root, "mount", "-t", "tmpfs", "-o", "size=200k,mode=0777", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run([*as_root, "umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_told_of_on_its_node_and_the_same_graph_goes_on_elsewhere(comfy: Comfy, full_disk: Path) -> None:
+    setting = "/settings/aprendiz.outputFolder"
+    comfy.ask(setting, str(full_disk))
+    try:
+        (told,) = errors(comfy.result(comfy.queue(training(2, name="full"))))
+        assert told[0] == "3" and "disk is full" in told[1] and str(full_disk) in told[1]
+        comfy.ask(setting, str(full_disk / "gone"))
+        (told,) = errors(comfy.result(comfy.queue(training(2, name="full"))))
+        assert told[0] == "3" and "The folder for runs" in told[1]
+    finally:
+        comfy.ask(setting, "")
+    comfy.run(training(2, name="full"))
+    assert (comfy.base / "output" / "loras" / "full.safetensors").is_file()
+
+
+def test_a_graph_of_an_older_version_runs_with_defaults_for_what_it_lacks(comfy: Comfy) -> None:
+    graph = training(2, name="older")
+    graph["3"]["inputs"] |= {"a_setting_that_is_gone": 5}
+    for name in ("targets", "batch_size"):
+        del graph["3"]["inputs"][name]
+    comfy.run(graph)
+    job = json.loads((comfy.base / "output" / "aprendiz" / "older" / "job.json").read_text(encoding="utf-8"))
+    assert (job["method"]["rank"], job["method"]["targets"], job["training"]["batch_size"]) == (4, "attention+ff", 1)
+
+
+def test_a_second_training_in_the_queue_waits_and_both_come_to_their_end(comfy: Comfy) -> None:
+    ids = [comfy.queue(training(2, name=name, seed=seed)) for name, seed in (("first", 1), ("second", 2))]
+    assert len(comfy.ask("/queue")["queue_running"]) <= 1
+    for id in ids:
+        assert comfy.result(id)["status"]["status_str"] == "success"
+
+
 def test_a_worker_that_is_killed_is_told_of_on_its_node(comfy: Comfy) -> None:
     id = comfy.queue(training(100000, name="killed"))
     events = comfy.base / "output/aprendiz/killed/events.jsonl"
