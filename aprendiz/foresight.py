@@ -53,6 +53,8 @@ class Foresight:
         elif self.steps is not None:
             told.append(say("Steps: {steps}. Their time is known after the first run of this kind on this machine.",
                             steps=self.steps))
+        elif self.seconds is not None:
+            told.append(say("Steps: as many as fit into {time}.", time=in_words(self.seconds)))
         if self.needed is not None and self.free is not None:
             told.append(say("Memory: about {needed} GB of {free} GB free on {device}.", needed=gb(self.needed),
                             free=gb(self.free), device=self.device))

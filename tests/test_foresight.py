@@ -60,6 +60,12 @@ def test_a_time_is_told_only_where_one_like_it_was_measured(user_folder: Path) -
     assert speeds.seconds(Speed("card", "textual_inversion", 1_000_000, 65536)) == 9.0  # nearest of all methods, the newest
 
 
+def test_minutes_are_told_with_the_steps_that_fit_where_their_time_is_known(tmp_path: Path) -> None:
+    assert foresight.Foresight("cpu", None, 2400.0).lines() == ["Steps: as many as fit into 40 min."]
+    known = foresight.Foresight("cpu", None, 2400.0, 0.25).lines()
+    assert known == ["In 40 min, about 9600 steps of 0.25 s each fit, as measured on this machine before."]
+
+
 def test_the_file_of_speeds_does_not_grow_for_ever(user_folder: Path) -> None:
     for number in range(1, 1001):
         speeds.remember(Speed("card", "lora", 1_000_000, number, 0.5))

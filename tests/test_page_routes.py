@@ -410,6 +410,17 @@ def test_every_setting_is_a_control_and_comes_back_as_it_was() -> None:
     assert Job.read(controls.job_values("lora", zip(found, controls.filled(found, plain.values())))) == plain
 
 
+@pytest.mark.parametrize("tag", ["es", "pt-BR"])
+def test_every_control_has_a_label_in_the_persons_language(tag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    english = [control.label for control in controls.controls()]
+    monkeypatch.setenv("APRENDIZ_LANGUAGE", tag)
+    shown = controls.controls()
+    same = {control.where for control, name in zip(shown, english) if control.label == name}
+    assert same <= {"base.path", "base.vae", "training.tensorboard", "training.wandb", "method.alpha", "method.control",
+                    "optimizer.beta1", "optimizer.beta2"}, sorted(same)
+    assert next(control.help for control in shown if control.name == "rank").endswith(" (rank)")
+
+
 def test_what_is_typed_wrong_gets_the_schemas_own_sentence(answers: Answers) -> None:
     found = [control for control in controls.controls() if control.method in ("", "lora")]
     shown = dict(zip([control.where for control in found], controls.filled(found, {})))

@@ -11,13 +11,15 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from .. import registry
+from ..errors import Problem
 from ..knobs import Knob, kinds, knobs
 from ..settings import SECTIONS
+from ..texts import label, language, say
 from .flags import parse
 
 OFF, YES, NO = "off", "yes", "no"
 LONG = ("sample_prompts", "prompts", "negative_prompt", "caption")  # texts that want room
-PATHS = {"base.path": "Base", "data.path": "Pictures"}
+PATHS = {"base.path": Problem("Base"), "data.path": Problem("Pictures")}
 EXACT = 2**31  # whole numbers up to here are typed into a field for numbers
 
 
@@ -47,8 +49,20 @@ class Control:
 
     @property
     def label(self) -> str:
-        """What stands above it."""
-        return PATHS.get(self.where) or self.name.replace("_", " ").capitalize()
+        """What stands above it, in the person's language."""
+        if self.where in PATHS:
+            return str(PATHS[self.where])
+        name = self.name.replace("_", " ")
+        if self.section == "prior" and "prior" not in name:  # it would not be understood alone
+            name = f"prior {name}"
+        told = label(name, language())
+        return told[:1].upper() + told[1:]
+
+    @property
+    def help(self) -> str:
+        """What it does, in the person's language, and there also the name by which messages and job files call it."""
+        told = say(self.knob.help)
+        return told if language() == "en" else f"{told} ({self.name})"
 
     @property
     def default(self) -> Any:

@@ -113,7 +113,7 @@ class Page:
     def _component(self, control: Control) -> Any:
         """One setting as a component."""
         gr, value = self.gr, control.shown(control.default)
-        common = {"label": control.label, "info": say(control.knob.help), "elem_id": control.id, "value": value}
+        common = {"label": control.label, "info": control.help, "elem_id": control.id, "value": value}
         if control.kind == "checkbox":
             return gr.Checkbox(**common)
         if control.kind == "choice":
