@@ -23,7 +23,7 @@ from aprendiz.data import templates
 from aprendiz.errors import AprendizError, ModelError, ProblemsError
 from aprendiz.evaluate.scores import MicroScorer
 from aprendiz.families import Base
-from aprendiz.formats import checkpoint, container, embedding, png
+from aprendiz.formats import checkpoint, container, embedding, kohya, png
 from aprendiz.generate import Request, draw, generate
 from aprendiz.methods.textual_inversion import TextualInversion
 from aprendiz.micro.measure import share
@@ -452,6 +452,26 @@ def test_an_embedding_that_is_not_there_or_not_called_is_told(word: Path, tmp_pa
     bad = word.rename(tmp_path / "a[b].safetensors")
     with pytest.raises(ModelError, match=r"The embedding's name 'a\[b\]' holds '\['"):
         vocabulary.read_embeddings([bad])
+
+
+# With a LoRA
+
+
+def test_pivotal_tuning_learns_a_word_and_a_lora_in_two_files_that_act_together_and_alone(data: Path, tmp_path: Path) -> None:
+    run = teach(tmp_path / "out", data, **{**QUICK, "method": "pivotal", "lora_learning_rate": 1e-2}, vectors=2, steps=3)
+    lora = run.file.with_name(f"{WORD}-lora.safetensors")
+    assert embedding.read(run.file).count == 2
+    weights, told = kohya.read(lora)
+    assert weights and told["ss_output_name"] == lora.stem
+    base = checkpoint.open_base(BaseSettings(), torch.float32)
+    asked = [Request(prompt=f"a {WORD}", width=64, height=64, steps=2)]
+    shown = []
+    for number, (loras, words) in enumerate(((0, 0), (1, 0), (0, 1), (1, 1))):
+        file, = generate(base, asked, tmp_path / f"{number}.png", [(lora, 1.0)] * loras,
+                         words=vocabulary.read_embeddings([run.file] * words))
+        with Image.open(file) as picture:
+            shown.append(picture.tobytes())
+    assert len(set(shown)) == 4
 
 
 # Proofs of learning
