@@ -42,6 +42,9 @@ def main(arguments):
     except Failed as failed:
         print(f"Aprendiz: {failed}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Aprendiz: the installation was broken off; the next start begins it anew.", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -51,12 +54,12 @@ def install():
     python = "{}.{}".format(*sys.version_info[:2])
     name = hashlib.sha256("\n".join([python, sys.platform, *packages]).encode()).hexdigest()[:12]
     folder = OVERLAY / name
+    clear(keep=folder)
     if (folder / f"complete-{python}").is_file():
         return
     print(f"Aprendiz: installing {len(packages)} packages into {folder}, for its own use; the host's stay as they are.",
           flush=True)
     building = OVERLAY / f".{name}.{os.getpid()}.tmp"
-    clear(keep=folder)
     building.mkdir(parents=True, exist_ok=True)
     try:
         pip(building, packages)

@@ -107,6 +107,30 @@ def test_a_broken_off_install_counts_for_nothing_and_is_begun_anew(extension: Pa
     assert again == folder and (folder / MARK).is_file() and not (folder / "half").exists()
 
 
+def test_what_a_killed_install_left_goes_at_a_later_start(extension: Path) -> None:
+    assert run(extension).returncode == 0
+    folder, = installed(extension)
+    left = extension / "overlay" / f".{folder.name}.1.tmp"
+    left.mkdir()
+    assert run(extension).returncode == 0 and left.is_dir()  # it may still be at it
+    long_ago = left.stat().st_mtime - 7200
+    os.utime(left, (long_ago, long_ago))
+    assert run(extension, wheels="nowhere").returncode == 0
+    assert installed(extension) == [folder]
+
+
+def test_an_install_that_is_interrupted_says_one_sentence_and_leaves_nothing(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(folder: Path, packages: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(INSTALL, "OVERLAY", tmp_path / "overlay")
+    monkeypatch.setattr(INSTALL, "pip", interrupted)
+    assert INSTALL.main(["--now"]) == 130
+    assert "begins it anew" in capsys.readouterr().err
+    assert list((tmp_path / "overlay").iterdir()) == []
+
+
 def test_an_install_that_fails_says_one_sentence_with_the_remedy_and_leaves_nothing(extension: Path, answers: Answers) -> None:
     done = run(extension, wheels="nowhere")
     assert done.returncode == 1
