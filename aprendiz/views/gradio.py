@@ -148,14 +148,16 @@ class Page:
 
         def of_run(name: str) -> list[Any]:
             if name.startswith("{"):
-                return [gr.update(), gr.update(), *some(json.loads(name))]
+                return [gr.update(), gr.update(), *some(json.loads(name)), gr.update(), gr.update()]
             try:
                 job = self.host.desk.run(name).values()
             except AprendizError as error:
-                return [told_problems(error), gr.update(), *(gr.update() for _ in self.parts)]
+                return [told_problems(error), gr.update(), *(gr.update() for _ in self.parts), gr.update(), gr.update()]
             job["output"] = {**job.get("output", {}), "again": False}
             chosen = next((title for title, one in titles.items() if one == job["method"]["name"]), next(iter(titles)))
-            return [json.dumps({"filled": name}), gr.update(value=chosen), *(gr.update(value=v) for v in filled(self.order, job))]
+            as_it_is = gr.update(value=say("As it is"))  # what a preset filled in before is gone
+            return [json.dumps({"filled": name}), gr.update(value=chosen), *(gr.update(value=v) for v in filled(self.order, job)),
+                    as_it_is, as_it_is]
 
         def some(known: dict[str, Any]) -> list[Any]:
             return [gr.update(value=c.shown(known[c.where])) if c.where in known and not c.method else gr.update()
@@ -175,7 +177,7 @@ class Page:
         show = "(told) => { window.aprendizPage && window.aprendizPage.answer(told) }"
         for button, work in ((self.start, begin), (self.check, reading("check")), (look, reading("look"))):
             self._then(self._on(button.click, work, inputs, [answer]), show, [answer])
-        self._then(self._on(fill.click, of_run, [wanted], [answer, *inputs]), show, [answer])
+        self._then(self._on(fill.click, of_run, [wanted], [answer, *inputs, *choosers]), show, [answer])
         for chooser in choosers:
             self._on(chooser.change, of_preset, [chooser, self.method], self.parts)
         self._on(self.method.change, of_method, [self.method], [*own, *folded, choosers[0]])
