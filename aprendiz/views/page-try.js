@@ -41,6 +41,7 @@ function build() {
   parts.base = make('input', {type: 'text'})
   parts.control = make('input', {type: 'text'})
   parts.sampler = make('select', {}, ...told.samplers.map(name => make('option', {value: name}, name)))
+  parts.device = make('select', {}, ...['auto', 'cpu'].map(name => make('option', {value: name}, name)))
   parts.draw = make('button', {class: 'ap-main', onclick: () => drawOnce()}, say('draw'))
   parts.every = make('button', {onclick: drawEvery, title: say('draw_every_hint')}, say('draw_every'))
   parts.end = make('button', {hidden: true, onclick: () => ask('untry', {}).catch(() => {})}, say('draw_end'))
@@ -57,7 +58,7 @@ function build() {
       labelled(say('try_seed'), number('seed', {min: 0, value: 1})), labelled(say('try_count'), number('count', {min: 1, max: 16, value: 2})),
       labelled(say('try_steps'), number('steps', {min: 1, max: 200, value: 20})),
       labelled(say('try_guidance'), number('guidance', {min: 1, max: 30, step: 0.5, value: 5})),
-      labelled(say('try_sampler'), parts.sampler),
+      labelled(say('try_sampler'), parts.sampler), labelled(say('try_device'), parts.device),
       labelled(say('try_width'), number('width', {min: 64, step: 8})), labelled(say('try_height'), number('height', {min: 64, step: 8})))),
     make('div', {class: 'ap-row'}, parts.draw, parts.every, parts.end), parts.rows)
   listResults()
@@ -117,7 +118,7 @@ function wanted(index = Number(parts.step.value)) {
   const run = chosenRun(), chosen = run?.files[index]
   const values = {run: run?.name ?? '', file: run ? chosen?.file : parts.run.value === ' file' ? given('file') : '', base: given('base'),
     weight: Number(parts.weight.value), control: parts.controlField.hidden ? '' : given('control'), prompt: parts.prompt.value}
-  for (const name of ['seed', 'count', 'steps', 'guidance', 'sampler', 'negative', 'width', 'height']) values[name] = given(name)
+  for (const name of ['seed', 'count', 'steps', 'guidance', 'sampler', 'negative', 'width', 'height', 'device']) values[name] = given(name)
   const weight = parts.weightField.hidden ? '' : say('at_weight', {weight: parts.weightWords.textContent})
   const what = run ? [run.name, chosen?.step && say('at_step', {step: chosen.step}), weight] : values.file ? [values.file.split(/[\\/]/).pop(), weight] : []
   return {values, title: what.filter(Boolean).join(' · ')}

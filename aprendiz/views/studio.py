@@ -30,7 +30,7 @@ from ..worker.client import PROGRAM
 
 KEPT = 200  # folders of pictures; older ones go
 MOST = 16  # pictures of a side
-DRAWN = ("seed", "count", "steps", "guidance", "sampler", "negative", "width", "height")  # settings of a picture, as flags
+DRAWN = ("seed", "count", "steps", "guidance", "sampler", "negative", "width", "height", "device")  # of a picture, as flags
 WEIGHTED = ("--lora", "--controlnet", "--hypernetwork", "--prompt-adapter")  # FILE[:weight]
 
 

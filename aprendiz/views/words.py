@@ -66,6 +66,7 @@ WORDS = {
     "try_steps": Problem("Sampler steps"),
     "try_guidance": Problem("Guidance"),
     "try_sampler": Problem("Sampler"),
+    "try_device": Problem("Device (cpu spares the card)"),
     "try_width": Problem("Width (empty: the base's)"),
     "try_height": Problem("Height (empty: the base's)"),
     "try_bare": Problem("The base alone"),
