@@ -125,7 +125,7 @@ class Studio:
                 self._process.stdin.write(line.encode())
                 self._process.stdin.flush()
                 return
-            except OSError:
+            except (OSError, ValueError):
                 self._process = None
         side.problems = [_plain(ENDED)]
 
@@ -150,16 +150,19 @@ class Studio:
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         """Take what the process tells until it ends; what it then has not drawn, it will not draw."""
-        assert process.stdout is not None
-        for raw in process.stdout:
-            try:
-                told = json.loads(raw)
-            except ValueError:
-                continue
-            side = self._sides.get(str(told.get("id")))
-            if side is not None:
-                self._take(side, told)
+        assert process.stdout is not None and process.stdin is not None
+        with process.stdout:
+            for raw in process.stdout:
+                try:
+                    told = json.loads(raw)
+                except ValueError:
+                    continue
+                side = self._sides.get(str(told.get("id")))
+                if side is not None:
+                    self._take(side, told)
         process.wait()
+        with suppress(OSError):
+            process.stdin.close()
         for side in list(self._sides.values()):
             if not side.ready and not side.problems and self._process in (process, None):
                 side.problems = [_plain(ENDED)]
