@@ -317,6 +317,17 @@ def test_a_check_tells_of_broken_pictures_and_what_the_run_comes_to(routes: Rout
     assert {("a.png", False), ("b.png", True)} <= found and ("b.png", False) not in found
 
 
+def test_an_estimate_needs_no_look_at_the_pictures_and_is_silent_about_what_is_wrong(routes: Routes, data: Path) -> None:
+    (data / "broken.png").write_bytes(b"no picture")
+    values = {"data": {"path": str(data)}, "training": {"steps": 7}}
+    end = time.monotonic() + 120
+    while not (answer := told(post(routes, "estimate", {"values": values})))["done"] and time.monotonic() < end:
+        time.sleep(0.1)
+    assert answer["lines"][0].startswith("Steps: 7.") and answer["lines"][1].startswith("Memory: about 0.")
+    for wrong in ({"training": {"steps": 0}}, {"data": {"path": "/etc"}}, {"base": {"path": "/nowhere"}}):
+        assert told(post(routes, "estimate", {"values": {**values, **wrong}})) == {"done": True, "lines": []}
+
+
 # Who may ask
 
 

@@ -32,6 +32,7 @@ from .studio import Studio
 
 BUSY = ("queued", "running", "paused")
 CHECKS = {"--check": 4, "--estimate": 1}  # answers that are kept, and processes at a time
+COUNTED = 20.0  # seconds for which a folder's pictures need not be counted again
 LEAVING = 15.0  # seconds for which an ended worker's process is waited for
 
 
@@ -59,6 +60,7 @@ class Desk:
     studio: Studio = field(init=False)
     _workers: dict[Path, Worker] = field(default_factory=dict)
     _checks: dict[str, Check] = field(default_factory=dict)
+    _counted: tuple[DataSettings, float, int] | None = None
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
@@ -270,12 +272,18 @@ class Desk:
     def estimate(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Steps, time and memory of a job, in sentences, without looking at its pictures: {"done": True, "lines"}, as `check`."""
         try:
-            job = self.job(values)
-            from ..data import folder
-            pictures = len(folder.listing(job.data)[1])
+            pictures = self._count(self.job(values).data)
         except AprendizError:
             return {"done": True, "lines": []}  # told of elsewhere
         return self._asked(values, ["--estimate", str(pictures)]).answer()
+
+    def _count(self, data: DataSettings) -> int:
+        """How many pictures there are, counted anew after a while only: a page asks until it has its answer."""
+        from ..data import folder
+        known = self._counted
+        if known is None or known[0] != data or time.monotonic() - known[1] > COUNTED:
+            known = self._counted = data, time.monotonic(), len(folder.listing(data)[1])
+        return known[2]
 
     def _asked(self, values: Mapping[str, Any], arguments: list[str]) -> Check:
         """The process that was asked this, or is asked now; of each kind the older ones make room."""
