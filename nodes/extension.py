@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import ComfyExtension, io
 
 from ..aprendiz import registry
+from ..aprendiz.views.comfy import asked_flat, flat, job_values
 from ..aprendiz.views.comfy_nodes import BACKGROUND, node_id
 from . import draw, host, micro, routes, runs, schema, sources, train
 
@@ -80,8 +81,14 @@ class AprendizDatasetOptions(io.ComfyNode):
 
     @classmethod
     def execute(cls, **given: Any) -> Any:
-        from ..aprendiz.views.comfy import job_values
-        return io.NodeOutput(job_values(schema.node("AprendizDatasetOptions").inputs, given).get("data", {}))
+        id = "AprendizDatasetOptions"
+        return io.NodeOutput(job_values(schema.node(id).inputs, whole(cls, id, given)).get("data", {}))
+
+
+def whole(node: Any, id: str, given: dict[str, Any]) -> dict[str, Any]:
+    """A node's values by the ids of its inputs, those too that another version of ComfyUI names otherwise."""
+    queued = (node.hidden.prompt or {}).get(str(node.hidden.unique_id), {}).get("inputs", {})
+    return {**asked_flat(schema.node(id).inputs, queued), **flat(given)}
 
 
 def training_node(method: str) -> Any:
@@ -96,7 +103,7 @@ def training_node(method: str) -> Any:
         @classmethod
         def execute(cls, base: Any, dataset: Any, model: Any = None, clip: Any = None, **given: Any) -> Any:
             graph = {"workflow": (cls.hidden.extra_pnginfo or {}).get("workflow"), "prompt": cls.hidden.prompt}
-            run, finished = train.train(id, cls.hidden.unique_id, base, dataset, given, graph)
+            run, finished = train.train(id, cls.hidden.unique_id, base, dataset, whole(cls, id, given), graph)
             values = train.result(id, run, model, clip) if finished else train.nothing_yet(id)
             return io.NodeOutput(*values, ui={"aprendiz": [{"id": runs.run_id(run.folder), "name": run.name}]})
 

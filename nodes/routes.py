@@ -175,7 +175,7 @@ def written(value: Any) -> str:
 
 def widgets() -> dict[str, Any]:
     """What the page has to know of our nodes: order, which are folded, on what they depend; and the schema's version."""
-    shown = {id: [{"id": one.id, "advanced": one.advanced, "when": one.when} for one in node.widgets]
+    shown = {id: [{"id": one.id, "advanced": one.advanced, "when": one.when, "default": one.default} for one in node.widgets]
              for id, node in nodes().items()}
     return {"schema": SCHEMA, "nodes": shown}
 

@@ -24,14 +24,34 @@ def build(io: Any, id: str) -> Any:
     """The schema of a node."""
     node = nodes()[id]
     return made(io.Schema, node_id=node.id, display_name=node.title_in("en"), category=node.category, description=node.about,
-                inputs=[widget(io, one) for one in node.inputs],
+                inputs=inputs(io, node),
                 outputs=[socket(io, one.kind).Output(**output(one)) for one in node.outputs],
                 hidden=hidden(io, node), is_output_node=node.ends, search_aliases=["aprendiz", "training", "lora"])
 
 
+def inputs(io: Any, node: Node) -> list[Any]:
+    """The inputs of a node. Where the host has dynamic inputs, a list of choices brings those that belong to the choice."""
+    branches = node.branches if hasattr(io, "DynamicCombo") else {}
+    inner = {one.id for branch in branches.values() for one in branch}
+    return [dynamic(io, one, branches[one.id]) if one.id in branches else widget(io, one) for one in node.inputs
+            if one.id not in inner]
+
+
+def dynamic(io: Any, one: Input, branch: list[Input]) -> Any:
+    """A list of choices with the inputs that some of them have."""
+    assert isinstance(one.choices, tuple)
+    parts = [io.DynamicCombo.Option(choice, [widget(io, inner) for inner in branch if inner.when and choice in inner.when[1]])
+             for choice in one.choices]
+    return made(io.DynamicCombo.Input, id=one.id, tooltip=one.tooltip, display_name=one.label, optional=True, options=parts)
+
+
 def hidden(io: Any, node: Node) -> list[Any]:
-    """What a node is told besides its inputs: who it is; a training node the graph too, which its files will carry."""
-    return [io.Hidden.unique_id, *([io.Hidden.prompt, io.Hidden.extra_pnginfo] if node.method else [])]
+    """What a node is told besides its inputs: who it is; the graph, which a training's files will carry, and in which older and
+    newer versions of ComfyUI name what belongs to a choice differently."""
+    told = [io.Hidden.unique_id]
+    if node.method or node.branches:
+        told.append(io.Hidden.prompt)
+    return [*told, io.Hidden.extra_pnginfo] if node.method else told
 
 
 def made(kind: Any, **values: Any) -> Any:

@@ -68,8 +68,23 @@ class Kind:
         return {**values, "type": self.name}
 
 
-class Io:
-    """`comfy_api.latest.io`, as far as `nodes/schema.py` asks for it."""
+class Choices:
+    """A dynamic input, as newer versions have it."""
+
+    Option = staticmethod(lambda key, inputs: {"key": key, "inputs": described(inputs)})
+    Input = Kind("COMFY_DYNAMICCOMBO_V3").Input
+
+
+def described(inputs: list[tuple[str, str, bool, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Inputs as ComfyUI tells of them."""
+    found: dict[str, dict[str, Any]] = {"required": {}, "optional": {}}
+    for name, kind, optional, told in inputs:
+        found["optional" if optional else "required"][name] = [kind, told]
+    return found
+
+
+class OldIo:
+    """`comfy_api.latest.io`, as far as `nodes/schema.py` asks for it, without dynamic inputs."""
 
     Boolean, Combo, String, Int, Float = (Kind(name) for name in ("BOOLEAN", "COMBO", "STRING", "INT", "FLOAT"))
     Custom = Kind
@@ -83,6 +98,12 @@ class Io:
     def Schema(**values: Any) -> dict[str, Any]:
         """The schema as it was given."""
         return values
+
+
+class Io(OldIo):
+    """The same with them."""
+
+    DynamicCombo = Choices
 
 
 class Lists:
@@ -118,12 +139,10 @@ class Lists:
         return 12.0
 
 
-def definition(id: str) -> dict[str, Any]:
+def definition(id: str, io: type = Io) -> dict[str, Any]:
     """A node as `/object_info` describes it."""
-    given = schema.build(Io, id)
-    found: dict[str, dict[str, Any]] = {"required": {}, "optional": {}}
-    for name, kind, optional, told in given["inputs"]:
-        found["optional" if optional else "required"][name] = [kind, {**told, **({"optional": True} if optional else {})}]
+    given = schema.build(io, id)
+    found = described(given["inputs"])
     found["hidden"] = {one.lower(): [one] for one in given["hidden"]}
     outputs = given["outputs"]
     return {"input": found, "input_order": {part: list(inner) for part, inner in found.items()},

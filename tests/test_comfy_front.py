@@ -94,10 +94,10 @@ def widgets(page: Any, type: str) -> dict[str, Any]:
 
 
 def queued(page: Any, type: str) -> dict[str, Any]:
-    """What a node of the graph asks for when the graph is queued."""
+    """What a node of the graph asks for when the graph is queued; `loss.huber_delta` by its last part."""
     asked = page.evaluate("app.graphToPrompt().then(told => told.output)")
     found: dict[str, Any] = next(node["inputs"] for node in asked.values() if node["class_type"] == type)
-    return found
+    return {name.rpartition(".")[2]: value for name, value in found.items()}
 
 
 PANEL = ("(() => { const node = app.graph._nodes.find(one => one.type === 'AprendizTrainLora'); "
@@ -147,6 +147,19 @@ def test_a_node_is_dragged_in_set_and_follows_its_run(vue: bool, page: Any, host
     keep(page, f"{name}-finished")
     assert page.evaluate(f"{PANEL}.querySelectorAll('.pics img').length") == 2
     assert page.errors == []
+
+
+@MODES
+def test_what_belongs_to_a_choice_comes_and_goes_with_it(vue: bool, page: Any) -> None:
+    page.evaluate(MAKE)
+    page.wait_for_timeout(500)
+    keep(page, f"{'nodes-2' if vue else 'classic'}-choice")
+    shown = [name.rpartition(".")[2] for name in widgets(page, "AprendizTrainLora")]
+    assert shown.index("huber_delta") == shown.index("loss") + 1
+    page.evaluate("{ const one = app.graph._nodes.find(one => one.type === 'AprendizTrainLora').widgets"
+                  ".find(one => one.name === 'loss'); one.value = 'mse'; one.callback?.('mse') }")
+    page.wait_for_timeout(300)
+    assert not [name for name in widgets(page, "AprendizTrainLora") if name.endswith("huber_delta")]
 
 
 @MODES
@@ -270,7 +283,8 @@ def test_what_a_run_writes_opens_the_graph_that_trained_it(kind: str, page: Any,
 MAKE = """() => {
     const add = (type, x, y) => { const node = LiteGraph.createNode(type); node.pos = [x, y]; app.graph.add(node); return node }
     const set = (node, values) => {
-        for (const [name, value] of Object.entries(values)) node.widgets.find(one => one.name === name).value = value }
+        for (const [name, value] of Object.entries(values))
+            node.widgets.find(one => one.name.split('.').pop() === name).value = value }
     const base = add('AprendizBase', 40, 80), data = add('AprendizDatasetFolder', 40, 300)
     const train = add('AprendizTrainLora', 480, 80)
     base.connect(0, train, 0)

@@ -112,6 +112,22 @@ def test_a_job_becomes_the_widgets_that_ask_for_it_again() -> None:
             assert value == values[section][name], name
 
 
+def test_what_belongs_to_a_choice_is_read_however_a_host_names_it() -> None:
+    node = comfy_nodes.nodes()["AprendizTrainLora"]
+    wanted = {"objective": {"loss": "huber", "huber_delta": 0.25}}
+    assert comfy.job_values(node.inputs, {"loss": "huber", "huber_delta": 0.25}) == wanted
+    assert comfy.job_values(node.inputs, {"loss": {"loss": "huber", "huber_delta": 0.25}}) == wanted
+    for asked in ({"loss.huber_delta": 0.25}, {"huber_delta": 0.25}):
+        told = comfy.asked_flat(node.inputs, {**asked, "base": ["1", 0], "strange": 5})
+        assert comfy.job_values(node.inputs, {**told, **comfy.flat({"loss": {"loss": "huber", "huber_delta": None}})}) == wanted
+
+
+def test_every_list_that_others_depend_on_begins_with_its_default() -> None:
+    for node in comfy_nodes.nodes().values():
+        lists = {one.when[0] for one in node.inputs if one.when} & {one.id for one in node.inputs if one.kind == "COMBO"}
+        assert lists == set(node.branches), node.id
+
+
 @pytest.mark.parametrize("file", [file for file, _ in comfy_pages.files()], ids=lambda file: file.relative_to(ROOT).as_posix())
 def test_locales_and_help_pages_are_not_stale(file: Path) -> None:
     written = file.read_text(encoding="utf-8") if file.is_file() else ""

@@ -101,7 +101,10 @@ function panelFor(id, commands) {
 
 // Nodes
 
-function widget(node, name) { return node.widgets?.find(one => one.name === name) }
+/** The id of a widget's input: what belongs to a choice is called `loss.huber_delta` where the host has dynamic inputs. */
+const idOf = one => one.name.slice(one.name.lastIndexOf('.') + 1)
+
+function widget(node, id) { return node.widgets?.find(one => idOf(one) === id) }
 
 /** Show or hide a widget of this node, on the classic canvas (which must be told that it takes no room) and in Nodes 2.0. */
 function show(one, on) {
@@ -122,11 +125,12 @@ function fold(node) {
   const known = table[node.comfyClass]
   if (!known) return
   const all = node.properties.aprendiz_all === true
-  for (const { id, advanced, when } of known) {
+  for (const { id, advanced, when, default: usual } of known) {
     const one = widget(node, id)
     if (!one) continue
     const sibling = when && widget(node, when[0])
-    show(one, (all || !advanced || changed(node, one)) && (!sibling || when[1].includes(sibling.value)))
+    // A setting that was changed stays in sight when the rest is folded away.
+    show(one, (all || !advanced || one.value !== usual) && (!sibling || when[1].includes(sibling.value)))
   }
   const button = widget(node, 'aprendiz_fold')
   if (button) button.label = say(all ? 'fold' : 'unfold')
@@ -134,12 +138,8 @@ function fold(node) {
   app.graph?.setDirtyCanvas?.(true, true)
 }
 
-/** A setting that was changed stays in sight when the rest is folded away. */
-const changed = (node, one) => node.aprendiz_defaults && one.name in node.aprendiz_defaults && one.value !== node.aprendiz_defaults[one.name]
-
 function dressNode(node) {
   const known = table[node.comfyClass] ?? []
-  node.aprendiz_defaults = Object.fromEntries((node.widgets ?? []).map(one => [one.name, one.value]))
   if (known.some(one => one.advanced || one.when)) {
     const button = node.addWidget('button', 'aprendiz_fold', null, () => { node.properties.aprendiz_all = !node.properties.aprendiz_all; fold(node) }, { serialize: false })
     button.serialize = false
@@ -160,16 +160,17 @@ function dressNode(node) {
 
 /** Saved graphs hold widgets by position; ours by name too, so that a setting that came in between moves none of the others. */
 function named(node) {
-  const known = () => (node.widgets ?? []).filter(one => (table[node.comfyClass] ?? []).some(entry => entry.id === one.name))
+  const known = () => (node.widgets ?? []).filter(one => (table[node.comfyClass] ?? []).some(entry => entry.id === idOf(one)))
   const serialize = node.onSerialize, configure = node.onConfigure
   node.onSerialize = function (data) {
     serialize?.call(this, data)
-    data.properties = { ...data.properties, aprendiz_schema: schema, aprendiz_values: Object.fromEntries(known().map(one => [one.name, one.value])) }
+    data.properties = { ...data.properties, aprendiz_schema: schema, aprendiz_values: Object.fromEntries(known().map(one => [idOf(one), one.value])) }
   }
   node.onConfigure = function (data) {
     configure?.call(this, data)
     const values = data.properties?.aprendiz_values
-    if (values) for (const one of known()) one.value = one.name in values ? values[one.name] : node.aprendiz_defaults[one.name]
+    // In order: a choice stands before what belongs to it, and brings it along.
+    if (values) for (const { id, default: usual } of table[node.comfyClass] ?? []) { const one = widget(node, id); if (one) one.value = id in values ? values[id] : usual }
     if (data.properties?.aprendiz_schema > schema && schema) toast('warn', say('newer'))
     if (TRAIN.test(node.comfyClass) && data.properties?.aprendiz_run) showRun(node, data.properties.aprendiz_run)
     setTimeout(() => fold(node), 0)

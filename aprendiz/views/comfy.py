@@ -150,8 +150,26 @@ def _number(given: str) -> Any:
     return given.strip()
 
 
+def flat(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a node was given, by the ids of its inputs: a dynamic input comes with those that belong to its choice, None for those
+    that the graph does not name."""
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        inner = value if isinstance(value, Mapping) and name in value else {name: value}
+        found |= {id: one for id, one in inner.items() if one is not None}
+    return found
+
+
+def asked_flat(inputs: Iterable[Input], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The same from a queued graph's own values, whichever version of ComfyUI named them: `huber_delta` or `loss.huber_delta`."""
+    known = {one.id for one in inputs if one.settings is not None}
+    last = {name.rpartition(".")[2]: value for name, value in asked.items()}
+    return {name: value for name, value in last.items() if name in known and not isinstance(value, list)}
+
+
 def job_values(inputs: Iterable[Input], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What a node was given, as a job's nested plain values; inputs that a saved graph lacks keep their defaults."""
+    given = flat(given)
     values: dict[str, dict[str, Any]] = {}
     for one in inputs:
         if one.settings is not None and one.id in given:

@@ -55,6 +55,19 @@ class Node:
         """The inputs that hold values, in the order in which graphs save them."""
         return [one for one in self.inputs if one.is_widget]
 
+    @property
+    def branches(self) -> dict[str, list[Input]]:
+        """The lists of choices, by their ids, that other inputs depend on: only some choices have these at all.
+
+        The default is their first choice: hosts with dynamic inputs begin there.
+        """
+        lists = {one.id: one for one in self.inputs if isinstance(one.choices, tuple) and one.default == one.choices[0]}
+        found: dict[str, list[Input]] = {}
+        for one in self.inputs:
+            if one.when is not None and one.when[0] in lists:
+                found.setdefault(one.when[0], []).append(one)
+        return found
+
 
 @cache
 def nodes() -> dict[str, Node]:

@@ -43,9 +43,12 @@ def files() -> Iterator[tuple[Path, str]]:
 
 def definition(node: Node, language: str) -> dict[str, Any]:
     """A node's texts as ComfyUI's locale files have them."""
+    named = {one.id: {"name": label(one.label, language), "tooltip": tooltip(one, language)} for one in node.inputs}
+    # Where the host has dynamic inputs, `loss.huber_delta` is looked up under this name.
+    named |= {f"{parent}_{one.id}": named[one.id] for parent, branch in node.branches.items() for one in branch}
     return {
         "display_name": node.title_in(language), "description": _in(node.about, language),
-        "inputs": {one.id: {"name": label(one.label, language), "tooltip": tooltip(one, language)} for one in node.inputs},
+        "inputs": named,
         "outputs": {str(i): {"name": label(one.id.replace("_", " "), language), "tooltip": _in(one.tooltip, language)}
                     for i, one in enumerate(node.outputs)},
     }

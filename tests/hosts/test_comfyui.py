@@ -6,6 +6,7 @@ this repository stands among the custom nodes; nothing in COMFYUI_DIR is touched
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -180,10 +181,11 @@ def test_every_node_shows_with_its_help_and_texts_and_the_door_loads_in_a_moment
 
 
 def test_the_page_tests_describe_our_nodes_as_this_host_does(comfy: Comfy) -> None:
-    from comfy_page_host import PageHost, definition
+    from comfy_page_host import Io, OldIo, PageHost, definition
     known = {id: one for id, one in comfy.ask("/object_info").items() if id.startswith("Aprendiz")}
+    dynamic = "DYNAMICCOMBO" in json.dumps(known)
     with PageHost(comfy.base / "page"):
-        described = {id: definition(id) for id in known}
+        described = {id: definition(id, Io if dynamic else OldIo) for id in known}
     for id, real in known.items():
         told = described[id]
         assert told["output"] == real["output"] and told["output_name"] == real["output_name"], id
@@ -192,10 +194,20 @@ def test_the_page_tests_describe_our_nodes_as_this_host_does(comfy: Comfy) -> No
             for name, (kind, values) in told["input"][part].items():
                 real_kind, real_values = real["input"][part][name]
                 assert real_kind == kind, (id, name)
-                lists = {"options"} if kind == "COMBO" else set()
-                assert {k: v for k, v in real_values.items() if k in values and k not in lists} == {
-                    k: v for k, v in values.items() if k in real_values and k not in lists}, (id, name)
+                both = (set(real_values) & set(values)) - {"options"}  # of lists: the host's own files
+                assert {key: real_values[key] for key in both} == {key: values[key] for key in both}, (id, name)
                 assert "default" not in values or "default" in real_values, (id, name)
+
+
+def test_what_belongs_to_a_choice_is_taken_as_any_version_names_it(comfy: Comfy) -> None:
+    for name, delta in (("flat", "huber_delta"), ("dotted", "loss.huber_delta")):
+        graph = training(2, name=name, seed=len(name), **{"loss": "huber", delta: 0.25})
+        graph["4"] = {"class_type": "AprendizDatasetOptions", "inputs": {"transparency": "background", "background": "#00ff00"}}
+        graph["2"]["inputs"]["options"] = ["4", 0]
+        comfy.run(graph)
+        job = json.loads((comfy.base / "output" / "aprendiz" / name / "job.json").read_text(encoding="utf-8"))
+        assert (job["objective"]["loss"], job["objective"]["huber_delta"]) == ("huber", 0.25)
+        assert job["data"]["background"] == "#00ff00"
 
 
 def test_a_file_carries_the_graph_that_trained_it_and_nothing_private(comfy: Comfy) -> None:
@@ -327,21 +339,30 @@ def test_bad_input_is_told_on_the_node_and_the_host_stays_up(comfy: Comfy) -> No
 
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a disk of its own, which holds next to nothing."""
+    """A folder on a small disk of its own."""
     folder = tmp_path / "disk"
     folder.mkdir()
     as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    subprocess.run([*as_root, "mount", "-t", "tmpfs", "-o", "size=200k,mode=0777", "tmpfs", str(folder)], check=True)
+    subprocess.run([*as_root, "mount", "-t", "tmpfs", "-o", "size=16m,mode=0777", "tmpfs", str(folder)], check=True)
     yield folder
     subprocess.run([*as_root, "umount", "-l", str(folder)], check=True)
 
 
 def test_a_full_disk_is_told_of_on_its_node_and_the_same_graph_goes_on_elsewhere(comfy: Comfy, full_disk: Path) -> None:
     setting = "/settings/aprendiz.outputFolder"
+    graph = training(400, name="full", save_every_steps=200)
     comfy.ask(setting, str(full_disk))
     try:
-        (told,) = errors(comfy.result(comfy.queue(training(2, name="full"))))
-        assert told[0] == "3" and "disk is full" in told[1] and str(full_disk) in told[1]
+        id = comfy.queue(graph)
+        while not any(run["name"] == "full" and (run["step"] or 0) > 1 for run in comfy.runs()):
+            time.sleep(0.2)
+        with open(full_disk / "others", "wb", buffering=0) as others, contextlib.suppress(OSError):
+            while True:
+                others.write(bytes(1 << 16))
+        (told,) = errors(comfy.result(id))
+        assert told[0] == "3" and "disk is full" in told[1]
+        (told,) = errors(comfy.result(comfy.queue(graph)))
+        assert told[0] == "3" and "ree some space" in told[1] and str(full_disk) in told[1]
         comfy.ask(setting, str(full_disk / "gone"))
         (told,) = errors(comfy.result(comfy.queue(training(2, name="full"))))
         assert told[0] == "3" and "The folder for runs" in told[1]
