@@ -1,7 +1,8 @@
 """A real AUTOMATIC1111 or Forge, started as its users start it, on the CPU and in float32, and asked through its HTTP API.
 
 Nothing is written into the host's own folder: models, LoRAs and settings lie in a folder of the test's (`--data-dir`). The probe
-is an extension there. CLIP's tokenizer, which AUTOMATIC1111 would download, comes from our package.
+is an extension there, and so are we where the page is wanted. CLIP's tokenizer, which AUTOMATIC1111 would download, comes from
+our package.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +31,9 @@ from aprendiz.formats import clip_vocab
 
 HERE = Path(__file__).parent
 START_SECONDS, ANSWER_SECONDS = 600, 1800
-COMMON = ["--nowebui", "--api", "--skip-prepare-environment", "--skip-torch-cuda-test", "--no-hashing",
+ROOT = HERE.parents[1]
+EXTENSION = ("aprendiz", "scripts", "javascript", "localizations", "style.css", "install.py")  # what we are, as an extension
+COMMON = ["--api", "--skip-prepare-environment", "--skip-torch-cuda-test", "--no-hashing",
           "--server-name", "127.0.0.1"]
 A1111 = ["--use-cpu", "all", "--no-half"]
 FORGE = ["--always-cpu", "--all-in-fp32", "--clip-in-fp32"]
@@ -121,6 +126,21 @@ def prepare(data: Path) -> Path:
     return data
 
 
+def add_ourselves(data: Path) -> Path:
+    """Install this extension, and let the host find CLIP wherever it runs."""
+    folder = data / "extensions" / "aprendiz"
+    for name in EXTENSION:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif (ROOT / name).is_file():
+            shutil.copyfile(ROOT / name, folder / name)
+    cached, snapshot = data / "hub" / "hub" / "models--openai--clip-vit-large-patch14", "0" * 40
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(snapshot, encoding="utf-8")
+    shutil.copytree(data / "openai" / "clip-vit-large-patch14", cached / "snapshots" / snapshot)
+    return folder
+
+
 def write_clip(folder: Path) -> None:
     """What AUTOMATIC1111 reads of openai/clip-vit-large-patch14: tokenizer and configuration, found in its working folder."""
     vocabulary, merges = clip_vocab.vocabulary()
@@ -137,19 +157,26 @@ def write_clip(folder: Path) -> None:
         (folder / name).write_text(content, encoding="utf-8")
 
 
-def start(folder: Path, python: str, data: Path, checkpoint: str) -> Host:
-    """Start a host with one of the checkpoints in its models folder, and wait until it answers."""
+def start(folder: Path, python: str, data: Path, checkpoint: str, page: bool = False, arguments: Sequence[str] = ()) -> Host:
+    """Start a host with one of the checkpoints in its models folder, and wait until it answers.
+
+    page: with its page, in its own folder as its users do, and our worker with the Python of the tests. arguments: more of them.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     ours = ("PYTHON", "VIRTUAL_ENV", "APRENDIZ")  # none of the host's business: it has its own packages
     surroundings = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     surroundings |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HOME": str(data / "hub"), "COMMANDLINE_ARGS": ""}
+    if page:
+        surroundings |= {"APRENDIZ_PYTHON": sys.executable, "APRENDIZ_HOME": str(data / "user"), "APRENDIZ_LANGUAGE": "en"}
     own = FORGE if (folder / "modules_forge").is_dir() else A1111
-    command = [python, str(folder / "launch.py"), *COMMON, *own, "--data-dir", str(data), "--port", str(port),
+    # Forge serves files of its own folder only where that is its data folder too.
+    shown = ["--gradio-allowed-path", str(folder)] if page else ["--nowebui"]
+    command = [python, str(folder / "launch.py"), *COMMON, *shown, *own, *arguments, "--data-dir", str(data), "--port", str(port),
                "--ckpt", str(data / "models" / "Stable-diffusion" / f"{checkpoint}.safetensors")]
     with (data / "log.txt").open("wb") as log:
-        process = subprocess.Popen(command, cwd=data, env=surroundings, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=folder if page else data, env=surroundings, stdout=log, stderr=subprocess.STDOUT)
     host = Host(folder, data, port, process, checkpoint)
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until:
@@ -158,7 +185,7 @@ def start(folder: Path, python: str, data: Path, checkpoint: str) -> Host:
         try:
             host.get("/aprendiz-probe/versions")
             return host
-        except (urllib.error.URLError, ConnectionError, HostError):
+        except (urllib.error.URLError, ConnectionError, HostError, ValueError):  # the page answers before the probe does
             time.sleep(1)
     host.stop()
     raise HostError("the host did not start in time", host.log())

@@ -5,6 +5,7 @@
     GET /aprendiz-probe/unmatched?name=                   what of a LoRA belongs nowhere in the model that is open
     GET /aprendiz-probe/card?name=                        the card of the Lora page
     GET /aprendiz-probe/versions                          of what the host runs with
+    GET /aprendiz-probe/spent                             processor time of its process so far, in seconds
 
 Weights are held against W + up down alpha / rank, computed here from the same matrices in plain form. `keys` (JSON) says which
 tensor of a checkpoint in the original layout a module is, and which third of its rows.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -290,6 +292,11 @@ def routes(_: Any, app: Any) -> None:
     def versions() -> dict[str, str]:
         return {"python": sys.version.split()[0], "torch": torch.__version__, "transformers": version("transformers"),
                 "precision": str(devices.dtype).removeprefix("torch.")}
+
+
+    @app.get("/aprendiz-probe/spent")
+    def spent() -> float:
+        return time.process_time()
 
 
 script_callbacks.on_app_started(routes)
