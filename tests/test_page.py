@@ -191,11 +191,15 @@ def test_a_preset_and_a_card_fill_in_settings_of_the_method_chosen(page: Page) -
     def value(setting: str) -> Locator:
         return page.locator(f"#aprendiz-{setting} >> css=textarea, input").first
 
+    fill(page, "lora-rank", "5")
+    page.locator("#aprendiz-lora-rank").get_by_role("button", name="Put back").click()
+    expect(value("lora-rank")).to_have_value("16", timeout=PATIENCE)
+    expect(page.get_by_role("button", name="Put back")).to_have_count(0, timeout=PATIENCE)
     fill(page, "training-minutes", "40")
     choose("preset", "A style")
     expect(value("training-steps")).to_have_value("2000", timeout=PATIENCE)
-    expect(value("lora-rank")).to_have_value("32")
-    expect(value("training-minutes")).to_have_value("")  # one of the two at most
+    expect(value("lora-rank")).to_have_value("32", timeout=PATIENCE)
+    expect(value("training-minutes")).to_have_value("", timeout=PATIENCE)  # one of the two at most
     choose("method-name", "Textual inversion")
     choose("preset", "A thing or a person")
     expect(value("training-steps")).to_have_value("3000", timeout=PATIENCE)

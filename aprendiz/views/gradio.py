@@ -160,8 +160,9 @@ class Page:
                     as_it_is, as_it_is]
 
         def some(known: dict[str, Any]) -> list[Any]:
-            return [gr.update(value=c.shown(known[c.where])) if c.where in known and not c.method else gr.update()
-                    for c in self.order]
+            """Settings by name, as the host has them, or by their control's id, as the page puts one back."""
+            given = {c.id: known[c.where] for c in self.order if c.where in known and not c.method} | known
+            return [gr.update(value=c.shown(given[c.id])) if c.id in given else gr.update() for c in self.order]
 
         def of_preset(name: str, chosen: str) -> list[Any]:
             values = preset_values(name, titles[chosen])

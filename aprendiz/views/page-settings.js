@@ -1,6 +1,6 @@
 // The settings, which are Gradio's: shown only where they count, marked where they are changed, problems beside them.
 
-import {find, fill, make, root, say, sentence, told} from './page-parts.js'
+import {find, fill, make, press, root, say, sentence, told, write} from './page-parts.js'
 
 const UNFOLDING = 250  // milliseconds until what was unfolded is there
 
@@ -53,12 +53,27 @@ export function markSettings() {
     const control = find(one.id)
     if (!control) continue
     const value = valueOf(one)
-    control.classList.toggle('ap-changed', value !== undefined && String(value ?? '') !== String(one.default ?? ''))
+    const changed = value !== undefined && String(value ?? '') !== String(one.default ?? '')
+    control.classList.toggle('ap-changed', changed)
+    const back = control.querySelector('.ap-back')
+    if (changed && !back) control.append(backButton(one))
+    else if (!changed) back?.remove()
     if (one.when) {
       const sibling = told.settings.find(other => other.id === one.when.id)
       control.classList.toggle('ap-idle', sibling && !one.when.values.map(String).includes(String(valueOf(sibling))))
     }
   }
+}
+
+/** Puts a changed setting back to its default, by way of Gradio, which alone can set every kind of control. */
+function backButton(one) {
+  const was = one.default === '' || one.default === null ? say('nothing') : String(one.default)
+  return make('button', {class: 'ap-back', type: 'button', title: say('default_is', {value: was}), onclick: event => {
+    event.preventDefault()
+    write('aprendiz-wanted', JSON.stringify({[one.id]: one.default}))
+    setTimeout(() => press('aprendiz-fill'), 50)
+    setTimeout(() => press('aprendiz-look'), 1200)
+  }}, say('put_back'))
 }
 
 /** What the run would come to, beside Start. */

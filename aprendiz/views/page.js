@@ -88,12 +88,12 @@ async function tick() {
   try {
     if (!document.hidden && attach()) {
       listen()
+      markSettings()  // Gradio tells nobody when it fills a setting in
       if (!shelf.listed) {
         const before = remembered('run')
         await listRuns()
         if (!shelf.chosen && shelf.runs.some(run => run.name === before)) choose(before)
         drawPictures()
-        markSettings()
       } else if (Date.now() - shelf.listed > (shelf.runs.some(run => run.busy) ? LIST_EVERY : IDLE_EVERY)) await listRuns()
       if (shelf.chosen && Date.now() - shelf.fresh > (shelf.busy ? EVENTS_EVERY - 50 : LIST_EVERY)) await follow()
       if (state.dataset.lost) { delete state.dataset.lost; note('') }
