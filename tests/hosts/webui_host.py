@@ -51,11 +51,14 @@ class Host:
 
     @property
     def is_forge(self) -> bool:
+        """Forge or reForge."""
         return (self.folder / "modules_forge").is_dir()
 
     @property
     def name(self) -> str:
-        return "Forge" if self.is_forge else "AUTOMATIC1111"
+        if not self.is_forge:
+            return "AUTOMATIC1111"
+        return "reForge" if (self.folder / "ldm_patched").is_dir() else "Forge"
 
     @property
     def version(self) -> str:
