@@ -160,7 +160,7 @@ def test_everything_wrong_is_told_at_once_before_a_model_opens(tmp_path: Path) -
 
 
 @pytest.mark.quality
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own, as its compiler is imported
+@pytest.mark.filterwarnings("default")  # PyTorch's compiler warns itself of its own doings, and fails where that is an error
 def test_compiled_blocks_learn_the_same(tmp_path: Path) -> None:
     file = checkpoint.write_single_file(families()["sd1"].tiny(), tmp_path / "tiny.safetensors")[0]
     data = pictures(tmp_path / "red", size=(64, 64))
