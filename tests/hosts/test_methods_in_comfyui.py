@@ -1,4 +1,4 @@
-"""In a real ComfyUI: our embeddings and ControlNets of the true shapes load without a warning and change the picture."""
+"""In a real ComfyUI: our files of the true shapes load without a warning and change the picture."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import true_checkpoint
+import true_lora
 import true_methods
 from PIL import Image
 from test_comfyui import Comfy
@@ -50,14 +51,16 @@ def test_files_of_the_true_shape_load_whole_and_without_a_warning(family: str, l
 
 @pytest.fixture(scope="module")
 def comfy(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The host with a Stable Diffusion 1.5 of the true shape, an embedding in either form, and a ControlNet."""
+    """The host with a Stable Diffusion 1.5 of the true shape, an embedding in either form, a ControlNet, a LoRA."""
     base = tmp_path_factory.mktemp("comfyui")
-    for name in ("custom_nodes", "models/checkpoints", "models/embeddings", "models/controlnet", "input", "output"):
+    kinds = ("checkpoints", "embeddings", "controlnet", "loras")
+    for name in ("custom_nodes", *(f"models/{kind}" for kind in kinds), "input", "output"):
         (base / name).mkdir(parents=True)
     true_checkpoint.write_sd1(base / "models" / "checkpoints" / "true.safetensors")
     true_methods.write_embedding("sd1", base / "models" / "embeddings" / "zwx-word.safetensors")
     true_methods.write_embedding("sd1", base / "models" / "embeddings" / "zwx-old.pt", as_pt=True)
     true_methods.write_controlnet("sd1", base / "models" / "controlnet" / "control-canny.safetensors")
+    true_lora.write("sd1", base / "models" / "loras")
     true_methods.write_lines(base / "input" / "lines.png")
     host = Comfy(base)
     try:
@@ -67,8 +70,8 @@ def comfy(tmp_path_factory: pytest.TempPathFactory) -> Any:
         host.close()
 
 
-def drawn(host: Comfy, prompt: str, control: float | None = None) -> np.ndarray:
-    """A picture by stock nodes. control: the strength of the ControlNet, None without one."""
+def drawn(host: Comfy, prompt: str, control: float | None = None, lora: float | None = None) -> np.ndarray:
+    """A picture by stock nodes. control, lora: the strength of the ControlNet and of the LoRA, None without one."""
     nodes: dict[str, Any] = {
         "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "true.safetensors"}},
         "2": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["1", 1], "text": prompt}},
@@ -79,6 +82,11 @@ def drawn(host: Comfy, prompt: str, control: float | None = None) -> np.ndarray:
             "cfg": 5.0, "sampler_name": "ddim", "scheduler": "ddim_uniform", "denoise": 1.0}},
         "6": {"class_type": "VAEDecode", "inputs": {"samples": ["5", 0], "vae": ["1", 2]}},
         "7": {"class_type": "SaveImage", "inputs": {"images": ["6", 0], "filename_prefix": "picture"}}}
+    if lora is not None:
+        nodes["11"] = {"class_type": "LoraLoader", "inputs": {"model": ["1", 0], "clip": ["1", 1], "lora_name": "sd1.safetensors",
+                                                              "strength_model": lora, "strength_clip": lora}}
+        nodes["5"]["inputs"]["model"] = ["11", 0]
+        nodes["2"]["inputs"]["clip"] = nodes["3"]["inputs"]["clip"] = ["11", 1]
     if control is not None:
         nodes["8"] = {"class_type": "ControlNetLoader", "inputs": {"control_net_name": "control-canny.safetensors"}}
         nodes["9"] = {"class_type": "LoadImage", "inputs": {"image": "lines.png"}}
@@ -97,14 +105,17 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def warnings(host: Comfy) -> list[str]:
-    """What it said of an embedding, a ControlNet or keys."""
+    """What it said of an embedding, a ControlNet, a LoRA or keys."""
     words = host.log.read_text(encoding="utf-8", errors="replace").splitlines()
-    return [line for line in words if any(sign in line.lower() for sign in ("warning", "missing", "error", "leftover", "ignor"))
-            and any(thing in line.lower() for thing in ("embedding", "control", "keys"))]
+    signs = ("warning", "missing", "error", "leftover", "ignor", "not loaded")
+    return [line for line in words if any(sign in line.lower() for sign in signs)
+            and any(thing in line.lower() for thing in ("embedding", "control", "keys", "lora"))]
 
 
-def test_an_embedding_and_a_controlnet_of_the_true_shape_change_the_picture(comfy: Comfy) -> None:
+def test_an_embedding_a_controlnet_and_a_lora_of_the_true_shape_change_the_picture(comfy: Comfy) -> None:
     plain = drawn(comfy, "a cat")
+    lora = difference(plain, drawn(comfy, "a cat", lora=1.0))
+    assert lora > 0.5 and difference(plain, drawn(comfy, "a cat", lora=0.0)) == 0
     word = difference(plain, drawn(comfy, "a embedding:zwx-word cat"))
     old = difference(plain, drawn(comfy, "a embedding:zwx-old cat"))
     control, half = (difference(plain, drawn(comfy, "a cat", strength)) for strength in (1.0, 0.5))
@@ -115,4 +126,4 @@ def test_an_embedding_and_a_controlnet_of_the_true_shape_change_the_picture(comf
     assert warnings(comfy) == []
     version = comfy.ask("/system_stats")["system"]["comfyui_version"]
     keep(version, "pictures, sd1", {"embedding": round(word, 3), "embedding_pt": round(old, 3), "controlnet": round(control, 3),
-                                    "controlnet_half_strength": round(half, 3), "warnings": 0})
+                                    "controlnet_half_strength": round(half, 3), "lora": round(lora, 3), "warnings": 0})
