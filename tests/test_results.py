@@ -21,7 +21,8 @@ def finished(folder: Path, method: str, name: str = "fish", value: float = 1.0) 
     for file in files:
         alias = {"ss_output_name": file.stem, "ss_network_dim": "4"} if method == "lora" or file != run.file else {}
         save_file({"a": torch.full((4,), value)}, file, alias)
-        for ending in (".json", ".png"):
+        # A picture named like an embedding would itself be read as one.
+        for ending in (".json", ".png" if alias else ".preview.png"):
             file.with_suffix(ending).write_bytes(b"{}")
     return run
 
@@ -39,7 +40,8 @@ def test_each_kind_goes_into_its_folder_with_what_calls_it(tmp_path: Path, metho
     assert {kind: file.stem for kind, file in placed.items()} == places
     for kind, file in placed.items():
         names = sorted(one.name for one in (tmp_path / kind).iterdir())
-        assert names == [f"{file.stem}.json", f"{file.stem}.png", f"{file.stem}.safetensors"]
+        picture = ".png" if kind == "lora" else ".preview.png"
+        assert names == [f"{file.stem}.json", f"{file.stem}{picture}", f"{file.stem}.safetensors"]
     assert results.prompt(placed, "sks") == prompt
     assert results.place(run, lambda kind: tmp_path / kind) == placed  # asked for again: nothing new
 

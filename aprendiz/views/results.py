@@ -18,7 +18,7 @@ from ..run import Run
 
 KINDS = {"--lora": "lora", "--embedding": "embedding", "--controlnet": "controlnet", "--hypernetwork": "hypernetwork",
          "--base": "checkpoint"}  # as `generate` is told, and what a host calls it
-BESIDE = (".json", ".png")  # what hosts show beside a file
+BESIDE = (".json", ".png", ".preview.png")  # what hosts show beside a file
 CALLS = {"lora": "<lora:{name}:1>", "hypernetwork": "<hypernet:{name}:1>", "embedding": "{name}"}
 
 _PLACING = threading.Lock()
