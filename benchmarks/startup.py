@@ -25,7 +25,7 @@ def first_step(folder: Path, threads: int, name: str) -> dict[str, float]:
     """One run of one step."""
     pictures = bases.write_pictures(folder / "pictures-128", 128)
     command = [sys.executable, "-m", "aprendiz", "train", "lora", "--base", "micro", "--data", str(pictures), "--steps", "1",
-               "--device", "cpu", "--name", name, "--out", str(folder / "out"), "--json"]
+               "--device", "cpu", "--name", name, "--again", "--out", str(folder / "out"), "--json"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "APRENDIZ_HOME": str(folder / "home")}
     began = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, encoding="utf-8")
