@@ -1,6 +1,6 @@
 """The page on the Gradios of AUTOMATIC1111 (3.41.2) and Forge (4.40.0), in a real browser: from click to finished file.
 
-Each has an environment of its own, which the first run makes (`.venv-gradio-VERSION`, about 250 MB, with a connection to the
+Each has an environment of its own, which the first run makes (`.venv-gradio-VERSION`, about 400 MB, with a connection to the
 package index). There is no torch in it: training is done by the Python of the tests, as `APRENDIZ_PYTHON` lends it to hosts.
 """
 
