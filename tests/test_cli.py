@@ -194,7 +194,10 @@ def test_train_prints_its_events_and_the_same_command_answers_with_the_result(tm
     assert again.returncode == 0 and [json.loads(line)["event"] for line in again.stdout.splitlines()] == ["finished"]
     told = aprendiz(*command[:-1])
     assert told.returncode == 0 and "This very job is done already" in told.stdout and str(run.file) in told.stdout
-    assert "python -m aprendiz generate --base micro --lora" in told.stdout
+    typed = next(line for line in told.stdout.splitlines() if line.startswith("Draw with it: ")).removeprefix("Draw with it: ")
+    assert "-m aprendiz generate --base micro --lora" in typed
+    subprocess.run(typed, shell=True, check=True, timeout=PATIENCE, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert (tmp_path / "results" / "picture.png").is_file()
     assert [path.name for path in run.folder.parent.iterdir() if not path.name.startswith(".")] == ["fish-lora"]
 
     listed = json.loads(aprendiz("runs", "--json").stdout)
@@ -221,7 +224,7 @@ def test_ctrl_c_saves_and_stops_with_130_and_resume_goes_on(tmp_path: Path, pict
     run = Run.open(folder)
     assert process.returncode == 130 and "Traceback" not in output + errors
     assert run.state == "stopped" and 0 < run.step < 60
-    assert f"Stopped after step {run.step}. Go on with: python -m aprendiz resume {folder}" in output
+    assert f"Stopped after step {run.step}. Go on with: " in output and f" -m aprendiz resume {folder}\n" in output
 
     done = aprendiz("resume", folder, "--json")
     assert done.returncode == 0, done.stderr

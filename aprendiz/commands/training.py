@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -116,7 +117,7 @@ def teach(run: Run, machine: bool, judge: Callable[[Run, Screen], None] | None =
         except (Stopped, KeyboardInterrupt):
             if run.main and not machine:
                 screen.line(say("Stopped after step {step}. Go on with: {command}", step=run.step,
-                                command=f"python -m aprendiz resume {quoted(run.folder)}"))
+                                command=f"{this_command()} resume {quoted(run.folder)}"))
             raise
         finally:
             screen.close()
@@ -153,9 +154,19 @@ def tell_result(run: Run, screen: Screen) -> None:
     prompt = next(iter((*job.samples.sample_prompts, *drawn)), job.data.trigger or "...")
     picture = run.folder.parent.parent / "picture.png"
     using = " ".join(quoted(word) for word in registry.methods()[job.method_name].arguments(run.file))
-    command = (f"python -m aprendiz generate --base {quoted(job.base.path)} {using} --prompt {quoted(prompt)} "
+    command = (f"{this_command()} generate --base {quoted(job.base.path)} {using} --prompt {quoted(prompt)} "
                f"--out {quoted(picture)}")
     screen.line(say("Draw with it: {command}", command=command))
+
+
+def this_command() -> str:
+    """What to type for another command of ours in this very environment, whether it is activated or not."""
+    python = os.path.abspath(sys.executable)
+    found = shutil.which("python")
+    if found is None or os.path.normcase(os.path.abspath(found)) != os.path.normcase(python):
+        inside = Path(python).is_relative_to(Path.cwd())
+        return f"{quoted(os.path.relpath(python) if inside else python)} -m aprendiz"
+    return "python -m aprendiz"
 
 
 def quoted(word: object) -> str:
