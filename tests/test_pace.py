@@ -17,8 +17,8 @@ from aprendiz.errors import ProblemsError
 from aprendiz.run import Run
 from aprendiz.settings import Job
 
-SETTINGS: dict[str, Any] = {"schedule": "cosine", "warmup_steps": 2, "ema_decay": 0.9, "rank_dropout": 0.1, "caption_dropout": 0.2,
-                            "sample_every_steps": 4, "precision": "fp32"}
+SETTINGS: dict[str, Any] = {"schedule": "cosine", "warmup_steps": 2, "ema_decay": 0.9, "rank_dropout": 0.1,
+                            "caption_dropout": 0.2, "sample_every_steps": 4, "precision": "fp32"}
 MINUTES: dict[str, Any] = {"minutes": 0.2, "steps": None}
 
 
