@@ -121,7 +121,7 @@ def exif(text: str) -> bytes:
     """EXIF with a user comment, or nothing."""
     found = Image.Exif()
     if text:
-        found.get_ifd(_EXIF)[_USER_COMMENT] = b"UNICODE\0" + text.encode("utf-16-be")
+        found[_EXIF] = {_USER_COMMENT: b"UNICODE\0" + text.encode("utf-16-be")}  # older Pillow forgets what get_ifd gave
     return found.tobytes() if text else b""
 
 
