@@ -10,6 +10,7 @@ import torch
 from lessons import losses, pictures, teach
 from safetensors.torch import load_file, save_file
 
+from aprendiz import devices
 from aprendiz import train as loop
 from aprendiz.errors import DeviceError, ModelError, ProblemsError, TrainingError
 from aprendiz.formats import checkpoint
@@ -68,7 +69,7 @@ def test_running_out_of_memory_replays_the_step_and_loses_nothing(data: Path, tm
 
     def gradients(*args: Any) -> torch.Tensor:
         if next(calls) in (1, 3):
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise devices.OutOfMemory("CUDA out of memory")
         return real(*args)
 
     monkeypatch.setattr(loop, "gradients", gradients)
@@ -80,7 +81,7 @@ def test_running_out_of_memory_replays_the_step_and_loses_nothing(data: Path, tm
 
 def test_memory_that_never_does_ends_in_one_sentence(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def gradients(*_: Any) -> torch.Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise devices.OutOfMemory("CUDA out of memory")
 
     monkeypatch.setattr(loop, "gradients", gradients)
     with pytest.raises(DeviceError, match="smaller resolution"):
