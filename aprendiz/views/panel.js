@@ -42,7 +42,7 @@ const AFTER = ['open', 'node']          // stand at the end, in every state
 const SMOOTH = 0.93                     // of the strong line, for each step
 const PAD = {left: 44, right: 10, top: 10, bottom: 24}
 const HEIGHT = 220
-const FRAME = 3                         // milliseconds of a frame that panels may take, but for the one that is being drawn
+const FRAME = 2                         // milliseconds of a frame that panels may take, but for the one that is being drawn
 const NS = 'http://www.w3.org/2000/svg'
 
 const STYLE = `
