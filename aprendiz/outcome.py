@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from torch import Tensor
 
+from .errors import ModelError
 from .evaluate.report import sample_file, write_report
 from .evaluate.scores import Scores
 from .formats import checkpoint, graph, metadata, png
@@ -19,6 +21,8 @@ from .generate import Request, draw, parameters
 if TYPE_CHECKING:
     from .prepare import Lesson
     from .run import Run
+
+logger = logging.getLogger(__name__)
 
 PREVIEW_SIZE = 512  # pixels, the longer side of the picture that hosts show beside a LoRA
 
@@ -30,8 +34,14 @@ def draw_samples(lesson: Lesson, step: int, values: Tensor) -> list[Path]:
     files = [sample_file(lesson.run.samples, step, i) for i in range(len(lesson.samples))]
     if step == 0 and all(file.is_file() for file in files):
         return files
-    with lesson.arena.showing(values), lesson.on_device():
-        pictures = draw(lesson.base, lesson.samples)
+    try:
+        with lesson.arena.showing(values), lesson.on_device():
+            pictures = draw(lesson.base, lesson.samples)
+    except ModelError as error:
+        logger.warning("Samples: %s", error.problem.english)
+        lesson.run.say("{base} cannot be read any more, so no samples were drawn at step {step}. The training goes on. Put it "
+                       "back where it was.", warning=True, base=lesson.base.source.path.name, step=step)
+        return []
     told = graph.texts(lesson.run.folder, lesson.job)
     for i, (picture, request, file) in enumerate(zip(pictures, lesson.samples, files)):
         png.save_over(beside_conditions(picture, request), file, parameters(lesson.base, request), told)
@@ -52,6 +62,8 @@ def figures(lesson: Lesson, values: Tensor) -> dict[str, float]:
     """What the method measures of the last samples, and of the same without what was learned; nothing without pictures."""
     if not any(request.controls for request in lesson.samples):
         return {}
+    if not any(sample_file(lesson.run.samples, lesson.steps, i).is_file() for i in range(len(lesson.samples))):
+        return {}  # they could not be drawn, which was said
     with lesson.arena.showing(values), lesson.on_device():
         drawn = draw(lesson.base, lesson.samples)
         bare = draw(lesson.base, [replace(request, controls=()) for request in lesson.samples])

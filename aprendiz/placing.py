@@ -1,4 +1,7 @@
-"""Encoding and drawing: what they need comes to the device as far as it fits there, and leaves it afterwards."""
+"""Encoding and drawing: what they need comes to the device as far as it fits there, and leaves it afterwards.
+
+Where the device is the CPU itself, what leaves it leaves memory, and is read from the base's file when it is wanted again.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ SPARE = 500_000_000  # bytes that are left free
 
 
 def encoded(base: Base, parts: Sequence[str], device: torch.device, run: Run, work: Callable[[], T]) -> T:
-    """Do work with these parts of the base on the device; on the CPU where they do not fit. They are on the CPU afterwards."""
+    """Do work with these parts of the base on the device; on the CPU where they do not fit. Afterwards they leave the device."""
     modules = [module for name, module in base.parts().items() if name in parts]
 
     def move(where: torch.device | str) -> None:
@@ -44,18 +47,45 @@ def encoded(base: Base, parts: Sequence[str], device: torch.device, run: Run, wo
     finally:
         if not short:
             move("cpu")
+            if device.type == "cpu":
+                rest(base, parts)
     # Outside of the handler, what the error holds is free again.
     move("cpu")
     run.say("Out of memory: pictures and texts are encoded on the CPU, slower. Nothing is lost.", warning=True)
     return work()
 
 
+def rest(base: Base, parts: Sequence[str]) -> None:
+    """Let the weights of these parts go; of those alone that `wake` can read again."""
+    resting = [name for name in parts if name in base.refill]
+    for name in resting:
+        base.parts()[name].to("meta")
+    if resting:
+        devices.release(torch.device("cpu"))
+
+
+def rests(module: torch.nn.Module) -> bool:
+    """Whether a part's weights were let go."""
+    return next(module.parameters()).is_meta
+
+
+def wake(base: Base) -> list[str]:
+    """Read again what rests; its names. Raises ModelError where the base's file cannot be read any more."""
+    resting = [name for name, module in base.parts().items() if rests(module)]
+    if resting:
+        devices.release(torch.device("cpu"))  # what the last step left makes room for them
+    for name in resting:
+        base.refill[name]()
+    return resting
+
+
 @contextlib.contextmanager
 def drawing(base: Base, device: torch.device, size: tuple[int, int], free: int | None = None) -> Iterator[list[str]]:
     """While pictures of (width, height) are drawn: the VAE and the text encoders on the device as far as they fit there.
 
-    Yields the names of those left on the CPU. free: bytes; None asks the device.
+    Yields the names of those left on the CPU. free: bytes; None asks the device. Raises ModelError as `wake`.
     """
+    resting = wake(base)
     moved: list[torch.nn.Module] = []
     left: list[str] = []
     room = devices.free_bytes(device) if free is None else free
@@ -73,6 +103,7 @@ def drawing(base: Base, device: torch.device, size: tuple[int, int], free: int |
     finally:
         for module in moved:
             module.to("cpu")
+        rest(base, resting)
         if moved:
             devices.release(device)
 

@@ -202,7 +202,7 @@ def prepare(job: Job, run: Run, checked: Checked, processes: Processes) -> Lesso
 
     work = work_of(Work(job, base, method, device, live=live), offered, processes, states, encoded)
     fitted = memory.fit(work, run, processes)
-    place(base, device, encoders=live or method.trains_text_encoder or device.type == "cpu", network=True)
+    place(base, device, encoders=live or method.trains_text_encoder, network=True)
     store = Store(base, cuts, encoded, states, texts.index(""), method.trains_text_encoder, live_encoder(base, job) if live
                   else None, shown)
     plan = Plan(offered[0], job.training.batch_size, draws)
@@ -235,12 +235,12 @@ def work_of(bare: Work, offered: Sequence[Sequence[Example]], processes: Process
 
 
 def place(base: Base, device: torch.device, *, encoders: bool, network: bool = False) -> None:
-    """Move the encoders to the device or off it, and the network where it is wanted."""
+    """Move the encoders to the device or off it, and the network where it is wanted. What rests goes on resting."""
     for name, module in base.parts().items():
         if name == "network":
             if network:
                 module.to(device)
-        else:
+        elif not placing.rests(module):
             module.to(device if encoders else "cpu")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import tiny_flow
 import torch
 from lessons import losses, pictures
 from lessons import teach as teach_at
+from PIL import Image
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -508,6 +510,46 @@ def test_samples_take_to_the_card_what_fits_and_leave_it_again(monkeypatch: pyte
                 assert stayed == left
                 assert set(moves) == {"vae", "text_encoder_1", "text_encoder_2"} - set(left)
             assert all(places == ["cuda", "cpu"] for places in moves.values())
+
+
+def test_on_a_cpu_encoders_leave_memory_once_all_is_encoded(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resting: list[set[str]] = []
+    update = loop.update
+
+    def watched(lesson: Any, *rest: Any) -> Any:
+        resting.append({name for name, module in lesson.base.parts().items() if placing.rests(module)})
+        return update(lesson, *rest)
+
+    monkeypatch.setattr(loop, "update", watched)
+    run = teach_at(tmp_path / "rested", data, steps=2)
+    assert resting == [{"text_encoder_1", "vae"}] * 2
+    monkeypatch.setattr(placing, "rest", lambda base, parts: None)
+    awake = teach_at(tmp_path / "awake", data, steps=2)
+    assert resting[2:] == [set()] * 2
+    for name in ("step-000000-0.png", "step-000002-0.png"):
+        assert Image.open(run.samples / name).tobytes() == Image.open(awake.samples / name).tobytes()
+
+
+def test_a_trained_encoder_never_rests(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rested: list[str] = []
+    monkeypatch.setattr(placing, "rest", lambda base, parts: rested.extend(parts))
+    teach_at(tmp_path, data, steps=1, train_text_encoder=True)
+    assert set(rested) == {"vae"}
+
+
+def test_a_base_that_went_away_costs_the_samples_and_nothing_else(data: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(checkpoint.MICRO, base)
+    job = Job.read({"method": "lora", "rank": 4, "steps": 3, "batch_size": 2, "sampler_steps": 2, "sample_prompts": ["a fish"],
+                    "sample_every_steps": 2, "base": str(base), "data": str(data), "name": "taught"})
+    run = Run.create(tmp_path / "out", job, "")
+    run.listeners.append(lambda event: (base / "vae").rename(base / "away") if event["event"] == "sample" else None)
+    with run.locked():
+        file = loop.train(run.job(), run)
+    assert file.is_file()
+    told = [event["text"] for event in run.events() if event["event"] == "warning"]
+    assert told == [f"base cannot be read any more, so no samples were drawn at step {step}. The training goes on. Put it back "
+                    "where it was." for step in (2, 3)]
 
 
 def test_encoding_that_does_not_fit_goes_on_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

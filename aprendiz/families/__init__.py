@@ -9,7 +9,7 @@ t in [0, 1] with 1 = noise for flows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -57,7 +57,8 @@ class Base:
 
     network: the U-Net or transformer. text_encoders, tokenizers: in order (empty once freed). schedule: the noise schedule as
     diffusers writes it in scheduler_config.json. clip_skip: None is the family's own. words: tokens of the words that were added
-    to the vocabulary (`nets/embeddings.py`), by their name.
+    to the vocabulary (`nets/embeddings.py`), by their name. refill: what reads a part's weights again, by the part's name, once
+    they were let go; empty where the base came from no file.
     """
 
     family: Family
@@ -72,6 +73,7 @@ class Base:
     zero_terminal_snr: bool = False
     clip_skip: int | None = None
     words: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    refill: dict[str, Callable[[], None]] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:

@@ -47,14 +47,18 @@ def load(family: Family, layout: Layout, source: Source, settings: BaseSettings,
     texts = [_text(source, settings, layout, text) for text in layout.texts]
     encoders = [_build_text(text, component, dtype) for text, component in zip(layout.texts, texts)]
     network = _build(UNet2DConditionModel, _network(source, family, layout, encoders[-1]), dtype)
-    vae = _build(AutoencoderKL, _vae(source, settings, layout), torch.float32)
+    pictures = _vae(source, settings, layout)
+    vae = _build(AutoencoderKL, pictures, torch.float32)
+    refill = {_part(text): functools.partial(_fill_text, encoder, component, dtype)
+              for text, encoder, component in zip(layout.texts, encoders, texts)}
+    refill["vae"] = functools.partial(_fill, vae, pictures, torch.float32)
     prediction = source.prediction or "epsilon"
     schedule = source.details.get("schedule") or {**SCHEDULE, "rescale_betas_zero_snr": source.zero_terminal_snr}
     schedule = {**schedule, "prediction_type": "v_prediction" if prediction == "v" else prediction}
     tokenizers = [_tokenizer(component, text) for component, text in zip(texts, layout.texts)]
     resolution = source.resolution or (768 if family.prediction is None and prediction == "v" else family.resolution)
     return Base(family, source, network, vae, encoders, tokenizers, prediction, schedule, resolution,
-                zero_terminal_snr=source.zero_terminal_snr, clip_skip=settings.clip_skip)
+                zero_terminal_snr=source.zero_terminal_snr, clip_skip=settings.clip_skip, refill=refill)
 
 
 def vocabularies(source: Source, settings: BaseSettings, layout: Layout) -> list[tuple[int, Any]]:
@@ -172,13 +176,18 @@ def _build_text(text: TextLayout, component: Component, dtype: torch.dtype) -> t
     # A precision in the configuration would be taken for the module's own.
     config = CLIPTextConfig(**{name: value for name, value in component.config.items() if name not in ("dtype", "torch_dtype")})
     with torch.device("meta"):
-        module = (CLIPTextModelWithProjection if text.projection else CLIPTextModel)(config)
+        module: torch.nn.Module = (CLIPTextModelWithProjection if text.projection else CLIPTextModel)(config)
+    _fill_text(module, component, dtype)
+    return module
+
+
+def _fill_text(module: torch.nn.Module, component: Component, dtype: torch.dtype) -> None:
+    import torch
     _fill(module, component, dtype)
     for name, buffer in list(module.named_buffers()):
         if buffer.is_meta:  # the positions 0, 1, 2...; not among the saved tensors
             owner = module.get_submodule(name.rpartition(".")[0])
             owner.register_buffer("position_ids", torch.arange(buffer.shape[-1])[None], persistent=False)
-    return module
 
 
 def _build(kind: Any, component: Component, dtype: torch.dtype) -> torch.nn.Module:

@@ -61,7 +61,7 @@ class Weights:
         return Weights(self.file, {}, self.metadata)
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor in the precision of the file, scaled ones in float32. Raises ModelError for numbers of another kind."""
+        """One tensor in the precision of the file, scaled ones in float32. Raises ModelError where it cannot be had."""
         unread = _UNREAD.get() and VOCABULARY not in name
         values = self._read(self.places[name], unread)
         if name not in self.factors or unread:
@@ -83,9 +83,13 @@ class Weights:
             return torch.empty(tensor.shape, dtype=dtype, device="meta")
         values = torch.empty(tensor.shape, dtype=dtype)
         if values.numel():
-            with file.open("rb", buffering=0) as opened:
-                opened.seek(start + tensor.start)
-                _fill(opened, memoryview(values.reshape(-1).view(torch.uint8).numpy()), file)
+            try:
+                with file.open("rb", buffering=0) as opened:
+                    opened.seek(start + tensor.start)
+                    _fill(opened, memoryview(values.reshape(-1).view(torch.uint8).numpy()), file)
+            except OSError as error:
+                raise ModelError("{file} cannot be read: {reason}. Is it on a drive that is still there?", file=str(file),
+                                 reason=error.strerror or str(error)) from error
         return values
 
 
