@@ -9,16 +9,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import queue
-import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..aprendiz.errors import AprendizError
-from ..aprendiz.files import disk_errors, move_into_place, temporary_name
 from ..aprendiz.run import Run
-from ..aprendiz.views.comfy_nodes import written
+from ..aprendiz.views import results
+from ..aprendiz.views.comfy_nodes import FOLDERS
 from ..aprendiz.views.status import check_end
 from ..aprendiz.worker.client import Worker, follow, start
 from ..aprendiz.worker.messages import ENDS
@@ -26,7 +25,6 @@ from ..aprendiz.worker.messages import ENDS
 logger = logging.getLogger(__name__)
 
 GLANCE = 0.1  # seconds between two looks at whether the queue was interrupted
-BESIDE = (".png", ".preview.png")  # what hosts show beside a file
 
 
 class Watch:
@@ -81,7 +79,6 @@ class Watch:
 
 WATCHES: dict[Path, Watch] = {}
 _TAKING = threading.Lock()
-_PLACING = threading.Lock()
 
 
 def take_up(run: Run, host: Any, node: str | None, keep_running: bool) -> Watch:
@@ -151,53 +148,8 @@ def run_id(folder: Path) -> str:
 
 
 def place(run: Run, host: Any) -> dict[str, Path]:
-    """Put a run's files where ComfyUI looks for them, never over another file: where each stands, by the kind of its folder.
-
-    Raises RunError.
-    """
-    method = str(run.values()["method"]["name"])
-    return {kind: _placed(file, host.place_for(kind)) for kind, file in written(method, run.file).items()}
-
-
-def _placed(file: Path, folder: Path) -> Path:
-    """A file's copy in a folder, with what hosts show beside it."""
-    with _PLACING, disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        target = _free_or_same(folder, file)
-        if not target.exists():
-            _copy(file, target)
-            for suffix in BESIDE:
-                if file.with_suffix(suffix).is_file() and not target.with_suffix(suffix).exists():
-                    _copy(file.with_suffix(suffix), target.with_suffix(suffix))
-    return target
-
-
-def _free_or_same(folder: Path, file: Path) -> Path:
-    """The first name that is free, or that holds this very content."""
-    number, target = 1, folder / file.name
-    while target.exists() and not _equal(target, file):
-        number += 1
-        target = folder / f"{file.stem}-{number}{file.suffix}"
-    return target
-
-
-def _equal(one: Path, other: Path) -> bool:
-    if one.stat().st_size != other.stat().st_size:
-        return False
-    with open(one, "rb") as left, open(other, "rb") as right:
-        while block := left.read(1 << 20):
-            if block != right.read(1 << 20):
-                return False
-    return True
-
-
-def _copy(source: Path, target: Path) -> None:
-    temporary = temporary_name(target)
-    try:
-        shutil.copyfile(source, temporary)
-        move_into_place(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Put a run's files where ComfyUI looks for them, never over another: where each stands, by its kind. Raises RunError."""
+    return results.place(run, lambda kind: host.place_for(FOLDERS[kind]))
 
 
 def last_samples(run: Run) -> list[Path]:

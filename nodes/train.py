@@ -71,7 +71,7 @@ def result(id: str, run: Run, model: Any, clip: Any) -> list[Any]:
     """A finished run as the outputs of its node. What cannot be made is blocked: nothing behind it runs."""
     spec = nodes()[id]
     files = runs.place(run, host)
-    lora, embedding = files.get("loras"), files.get("embeddings")
+    lora, embedding = files.get("lora"), files.get("embedding")
     drawn = [pictures.open_rgb(file) for file in runs.last_samples(run)]
     made: dict[str, Any] = {"file": (lora or next(iter(files.values()), run.file)).name, "losses": {"loss": runs.losses(run)}}
     if drawn:

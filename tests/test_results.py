@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from aprendiz.errors import RunError
 from aprendiz.formats import container
 from aprendiz.run import Run
 from aprendiz.settings import Job
@@ -59,6 +61,24 @@ def test_a_name_that_is_taken_gives_the_next_one_and_the_lora_an_alias_of_its_ow
     assert torch.equal(load_file(placed["lora"])["a"], torch.ones(4))
     assert results.prompt(placed, None) == "<lora:fish-2:1>"
     assert results.place(run, lambda kind: folder) == placed
+
+
+def test_a_file_of_another_form_is_placed_once_and_never_over_another(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "out", Job.read({"method": "textual_inversion", "data": str(tmp_path), "name": "fish"}), "digest")
+    run.file.write_bytes(b"of an older form")
+    placed = results.place(run, lambda kind: tmp_path / kind)
+    assert results.place(run, lambda kind: tmp_path / kind) == placed
+    placed["embedding"].write_bytes(b"of somebody else")
+    assert results.place(run, lambda kind: tmp_path / kind) == {"embedding": tmp_path / "embedding" / "fish-2.safetensors"}
+    assert placed["embedding"].read_bytes() == b"of somebody else"
+
+
+def test_a_result_that_was_thrown_away_is_told_of(tmp_path: Path, answers: Callable[[str, object], None]) -> None:
+    run = finished(tmp_path, "lora")
+    run.file.unlink()
+    with pytest.raises(RunError, match="no longer in its folder") as told:
+        results.place(run, lambda kind: tmp_path / kind)
+    answers("a finished run's result was thrown away", told.value)
 
 
 def test_a_kind_that_the_host_has_no_folder_for_stays_where_it_is(tmp_path: Path) -> None:

@@ -13,13 +13,14 @@ from pathlib import Path
 from .. import registry
 from ..settings import SECTIONS, BaseSettings, DataSettings, SampleSettings
 from ..texts import translations
+from . import results
 from .comfy import LARGEST, Input, inputs, only, section_inputs, word
 
 BASE, DATASET, OPTIONS, LORAS = "APRENDIZ_BASE", "APRENDIZ_DATASET", "APRENDIZ_DATASET_OPTIONS", "APRENDIZ_LORAS"
 WAIT, BACKGROUND = "wait", "background"
-# Where ComfyUI looks for what a method writes, by the flag with which `generate` takes it.
-FOLDERS = {"--lora": "loras", "--embedding": "embeddings", "--controlnet": "controlnet", "--hypernetwork": "hypernetworks",
-           "--base": "checkpoints"}
+# What ComfyUI calls the folder for each kind of result.
+FOLDERS = {"lora": "loras", "embedding": "embeddings", "controlnet": "controlnet", "hypernetwork": "hypernetworks",
+           "checkpoint": "checkpoints"}
 HERE = ("path", "trigger", "resolution", "class_word")  # of the pictures' settings: those of the dataset nodes themselves
 
 
@@ -80,12 +81,6 @@ def node_id(method: str) -> str:
     return "AprendizTrain" + "".join(part.capitalize() for part in method.split("_"))
 
 
-def written(method: str, file: Path) -> dict[str, Path]:
-    """The files that a method writes for a result of this name, by the kind of ComfyUI's folders that each belongs into."""
-    words = registry.methods()[method].arguments(file)
-    return {FOLDERS[flag]: Path(value) for flag, value in zip(words, words[1:]) if flag in FOLDERS}
-
-
 def _socket(id: str, kind: str, tooltip: str, optional: bool = False) -> Input:
     return Input(id=id, kind=kind, tooltip=tooltip, optional=optional)
 
@@ -142,14 +137,14 @@ def _training() -> Iterator[Node]:
         own = [replace(one, id=f"method_{one.id}") if one.id in taken else one for one in inputs(method.Settings, "method")]
         settings = [*own, *every]
         ordered = [*(one for one in settings if not one.advanced), *(one for one in settings if one.advanced)]
-        kinds = written(name, Path("name.safetensors"))
+        kinds = results.files(name, Path("name.safetensors"))
         yield Node(
             id=node_id(name), title=word("Train {method}"), named=method.title, category="Aprendiz", ends=True, method=name,
             about=word("Teaches the base what the pictures show, in a process of its own. Interrupting stops it with everything "
                        "saved; queueing the same graph again goes on from there."),
             inputs=(_socket("base", BASE, word("The model to teach.")),
                     _socket("dataset", DATASET, word("The pictures to learn from.")),
-                    *(_tuned_inputs() if "loras" in kinds else ()),
+                    *(_tuned_inputs() if "lora" in kinds else ()),
                     Input(id="when", kind="COMBO", choices=(WAIT, BACKGROUND), default=WAIT, tooltip=word(
                         "Wait: the graph goes on when the training has finished. Background: the queue stays free; queue again "
                         "afterwards for the result.")),
@@ -165,14 +160,14 @@ def _tuned_inputs() -> Iterator[Input]:
 def _learned(kinds: Collection[str]) -> Iterator[Output]:
     """The outputs of a training node whose method writes files of these kinds."""
     yield Output("file", "*", word("Name of the file that was learned, ready for a loader."))
-    if "loras" in kinds:
+    if "lora" in kinds:
         yield Output("lora", "LORA_MODEL", word("The LoRA's weights, for Save LoRA Weights."))
     yield Output("losses", "LOSS_MAP", word("The loss of each step, for Plot Loss Graph."))
     yield Output("samples", "IMAGE", word("The last sample pictures."))
-    if "loras" in kinds:
+    if "lora" in kinds:
         yield Output("tuned_model", "MODEL", word("The model with what was learned."))
         yield Output("tuned_clip", "CLIP", word("The text encoder with what was learned."))
-    if "embeddings" in kinds:
+    if "embedding" in kinds:
         yield Output("word", "STRING", word("What calls it in a prompt of any text encoder node: embedding:name."))
 
 

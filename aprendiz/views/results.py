@@ -5,13 +5,14 @@ Nothing is written over: a name that is taken by other tensors gives `name-2`. S
 
 from __future__ import annotations
 
+import filecmp
 import shutil
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .. import registry
-from ..errors import ModelError
+from ..errors import ModelError, RunError
 from ..files import disk_errors, move_into_place, temporary_name
 from ..formats import container
 from ..run import Run
@@ -24,20 +25,28 @@ CALLS = {"lora": "<lora:{name}:1>", "hypernetwork": "<hypernet:{name}:1>", "embe
 _PLACING = threading.Lock()
 
 
+def files(method: str, file: Path) -> dict[str, Path]:
+    """The files that a method writes for a result of this name, by their kind; pivotal tuning has two."""
+    words = registry.methods()[method].arguments(file)
+    return {KINDS[flag]: Path(value) for flag, value in zip(words, words[1:]) if flag in KINDS}
+
+
 def written(run: Run) -> dict[str, Path]:
-    """The files of a finished run, by their kind; pivotal tuning has two."""
-    words = registry.methods()[str(run.values()["method"]["name"])].arguments(run.file)
-    files = {KINDS[flag]: Path(value) for flag, value in zip(words, words[1:]) if flag in KINDS}
-    return {kind: file for kind, file in files.items() if file.is_file()}
+    """The files of a finished run that are there, by their kind."""
+    return {kind: file for kind, file in files(str(run.values()["method"]["name"]), run.file).items() if file.is_file()}
 
 
 def place(run: Run, folder_of: Callable[[str], Path | None]) -> dict[str, Path]:
     """Put a finished run's files where the host looks: where each stands, by its kind; once for the same content.
 
-    folder_of: the host's folder for a kind, None where it has none. Raises RunError.
+    folder_of: the host's folder for a kind, None where it has none. Raises RunError, also where the files are gone.
     """
     placed = {}
-    for kind, file in written(run).items():
+    found = written(run)
+    if not found:
+        raise RunError("The result of {name} is no longer in its folder, {folder}. Train it once more, with again turned on.",
+                       name=run.name, folder=str(run.folder))
+    for kind, file in found.items():
         folder = folder_of(kind)
         if folder is not None:
             placed[kind] = _put(file, folder)
@@ -92,11 +101,11 @@ def _renamed(file: Path, name: str) -> bytes | None:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Whether two files hold the same tensors, whatever their metadata say."""
+    """Whether two files hold the same tensors, whatever their metadata say; of other files than .safetensors, the same bytes."""
     try:
         heads = [container.read_header(file) for file in (one, other)]
     except ModelError:
-        return False
+        return filecmp.cmp(one, other, shallow=False)
     if heads[0].size - heads[0].data != heads[1].size - heads[1].data or heads[0].shapes != heads[1].shapes:
         return False
     return container.data_hash(one, heads[0]) == container.data_hash(other, heads[1])
