@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import CLIPTextModel
 
 from aprendiz.errors import SettingsError
 from aprendiz.families import Base
@@ -153,6 +154,18 @@ def test_the_stock_pipeline_opens_the_base_and_draws_what_is_asked() -> None:
     assert sum(measure.figure_is_right(evaluator.score(drawn, [prompt.scene for prompt in prompts]))) >= 7
 
 
+def named_for_all(base: Path) -> bool:
+    """Whether the text encoder's tensors have the names that transformers 4 and hosts look for; transformers 5 takes them too."""
+    return all(name.startswith("text_model.") for name in load_file(base / "text_encoder" / "model.safetensors"))
+
+
+def test_every_version_of_transformers_finds_the_weights_of_the_text_encoder() -> None:
+    assert named_for_all(MICRO / "base")
+    encoder, told = CLIPTextModel.from_pretrained(MICRO / "base" / "text_encoder", output_loading_info=True)
+    assert not told["missing_keys"] and not told["unexpected_keys"]
+    assert {p.dtype for p in encoder.parameters()} == {torch.float32}
+
+
 def test_what_is_committed_of_micro_is_small() -> None:
     listed = subprocess.run(["git", "ls-files", "-z", "."], cwd=MICRO, capture_output=True, check=True, text=True).stdout
     assert sum((MICRO / name).stat().st_size for name in listed.split("\0") if name) < 16e6
@@ -257,6 +270,7 @@ def test_the_build_runs_every_stage_and_makes_a_base(tmp_path: Path) -> None:
     build.main(["--quick", "--out", str(tmp_path), "--device", "cpu"])
     made = open_base(BaseSettings(path=str(tmp_path / "base")), torch.float32)
     assert predict(made).isfinite().all()
+    assert named_for_all(tmp_path / "base")
     assert evaluator.load(tmp_path / "evaluator.safetensors") is not evaluator.load()
     figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
     assert set(figures["following"]) == set(CATEGORIES)

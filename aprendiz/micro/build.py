@@ -28,9 +28,11 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load, save
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..files import write_json
+from ..formats.names import TEXT_1, file_module
 from ..nets import evaluator
 from . import measure
 from .pictures import Prompt
@@ -91,6 +93,7 @@ def make_pack(build: Build) -> None:
         safety_checker=None, feature_extractor=None, requires_safety_checker=False).to(dtype=torch.float16)
     folder = build.path("base")
     pipeline.save_pretrained(folder)
+    _name_for_all(folder / "text_encoder" / "model.safetensors")
     for name in ("vocab.json", "merges.txt"):  # transformers 5 keeps tokenizer.json alone
         shutil.copy(build.path("tokenizer") / name, folder / "tokenizer" / name)
     shutil.copy(build.path("clip_token_ids.json"), folder / "clip_token_ids.json")
@@ -98,6 +101,12 @@ def make_pack(build: Build) -> None:
         _edit(folder / name, lambda config: config.pop("_name_or_path", None))
     # With "float16" here a stock load without a dtype mixes precisions and fails (transformers 5).
     _edit(folder / "text_encoder" / "config.json", lambda config: config.update(dtype="float32"))
+
+
+def _name_for_all(file: Path) -> None:
+    """Put `text_model.` in front of a text encoder's names: transformers 5 leaves it out, 4 and the hosts look for it."""
+    weights = {file_module(TEXT_1, name): tensor for name, tensor in load(file.read_bytes()).items()}
+    file.write_bytes(save(weights, metadata={"format": "pt"}))
 
 
 def make_figures(build: Build) -> None:
