@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import weakref
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,7 +94,7 @@ def trace(step: Callable[[], Tensor], modules: Sequence[nn.Module], chosen: Sequ
     Raises RuntimeError or NotImplementedError where something in the step needs numbers.
     """
     with on_meta(modules, working), _Watch(chosen) as watch:
-        watch.weights = {_storage(tensor) for module in modules for tensor in (*module.parameters(), *module.buffers())}
+        watch.weights = _storages(modules)
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(watch.pack, _same):
             result = step()
         del result
@@ -102,8 +103,7 @@ def trace(step: Callable[[], Tensor], modules: Sequence[nn.Module], chosen: Sequ
 
 def passing(step: Callable[[], Tensor], modules: Sequence[nn.Module]) -> int:
     """Most bytes alive at a time, besides weights, while `step` computes without gradients; as `trace`."""
-    with on_meta(modules, torch.float32), torch.no_grad(), _Fused(), _Live() as live:
-        live.sizes = {_storage(tensor): 0 for module in modules for tensor in (*module.parameters(), *module.buffers())}
+    with on_meta(modules, torch.float32), torch.no_grad(), _Fused(), _Live(_storages(modules)) as live:
         step()
     return live.peak
 
@@ -201,26 +201,32 @@ class _Watch(_Fused):
 
 
 class _Live(TorchDispatchMode):  # type: ignore[misc,unused-ignore]
-    """Follows every storage from its first tensor to its end."""
+    """Follows every storage from its first tensor to its last. weights: storages that do not count."""
 
-    def __init__(self) -> None:
+    def __init__(self, weights: Collection[int]) -> None:
         super().__init__()
-        self.sizes: dict[int, int] = {}
+        self.weights = weights
+        self.tensors: Counter[int] = Counter()  # of each storage; in torch 2.1 a storage itself cannot be followed
         self.now = self.peak = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         result = function(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(tensor, Tensor) and _storage(tensor) not in self.sizes:
-                storage = tensor.untyped_storage()
-                size = self.sizes[_storage(tensor)] = storage.nbytes()
-                self.now += size
-                self.peak = max(self.peak, self.now)
-                weakref.finalize(storage, self._end, _storage(tensor))
+            if isinstance(tensor, Tensor) and _storage(tensor) not in self.weights:
+                self._begin(_storage(tensor), tensor.untyped_storage().nbytes(), tensor)
         return result
 
-    def _end(self, storage: int) -> None:
-        self.now -= self.sizes.pop(storage)
+    def _begin(self, storage: int, size: int, tensor: Tensor) -> None:
+        if not self.tensors[storage]:
+            self.now += size
+            self.peak = max(self.peak, self.now)
+        self.tensors[storage] += 1
+        weakref.finalize(tensor, self._end, storage, size).atexit = False
+
+    def _end(self, storage: int, size: int) -> None:
+        self.tensors[storage] -= 1
+        if not self.tensors[storage]:
+            self.now -= size
 
 
 class _Attention(torch.autograd.Function):
@@ -236,6 +242,10 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
         query, key, value, _, _ = ctx.saved_tensors
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+def _storages(modules: Iterable[nn.Module]) -> set[int]:
+    return {_storage(tensor) for module in modules for tensor in (*module.parameters(), *module.buffers())}
 
 
 def _storage(tensor: Tensor) -> int:
