@@ -6,6 +6,7 @@ at the end of the run. A test that needs a host fails by name where the host is 
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import shutil
 import socket
@@ -33,6 +34,8 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 def pytest_configure(config: pytest.Config) -> None:
     """A user's folder for this process and all that it starts."""
     os.environ["APRENDIZ_HOME"] = tempfile.mkdtemp(prefix="aprendiz-tests-")
+    if importlib.metadata.version("torch").startswith("2.1."):  # it warns of itself, once, where it reads with weights_only
+        config.addinivalue_line("filterwarnings", "ignore:TypedStorage is deprecated:UserWarning")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -232,8 +232,16 @@ def highest(work: Callable[[], object]) -> int:
     return top
 
 
+def fused_with_mask() -> bool:
+    """Whether this PyTorch has a fused attention with a mask on a CPU, as the miniature flow needs; 2.3 brought it."""
+    states, mask = torch.zeros(1, 1, 2, 8, requires_grad=True), torch.ones(1, 1, 1, 2, dtype=torch.bool)
+    return torch._fused_sdp_choice(states, states, states, mask) != 0
+
+
 @pytest.mark.parametrize("family", FAMILIES, ids=NAMES)
 def test_activations_are_counted_as_a_real_step_takes_them(family: Family) -> None:
+    if family.name == "tiny_flow" and not fused_with_mask():
+        pytest.skip("PyTorch before 2.3 has no fused attention with a mask on a CPU, where this test measures")
     base = family.tiny()
     work = work_on(base, size=128)
     traced = Need(work).trace(4)
