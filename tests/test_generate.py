@@ -247,7 +247,8 @@ def lora(base: Base, file: Path, strength: float = 0.05) -> Path:
 def test_loras_change_the_picture_by_their_weights_and_leave_no_trace(family: str, tmp_path: Path) -> None:
     base = tiny(family)
     file = lora(base, tmp_path / "one.safetensors")
-    before = {name: tensor.clone() for part in base.parts().values() for name, tensor in part.state_dict().items()}
+    before = {part: {name: tensor.clone() for name, tensor in module.state_dict().items()}
+              for part, module in base.parts().items()}
     bare = draw(base, [small()])[0]
     drawn = {}
     for weights in ((0.0,), (1.0,), (0.5, 0.5), (1.0, -1.0)):
@@ -256,7 +257,8 @@ def test_loras_change_the_picture_by_their_weights_and_leave_no_trace(family: st
         assert [one.weight for one in applied] == list(weights) and all(len(one.hash) == 12 for one in applied)
     assert furthest(drawn[0.0,], bare) == 0 and furthest(drawn[1.0,], bare) > 3
     assert furthest(drawn[0.5, 0.5], drawn[1.0,]) <= 1 and furthest(drawn[1.0, -1.0], bare) <= 1
-    assert all(torch.equal(tensor, before[name]) for part in base.parts().values() for name, tensor in part.state_dict().items())
+    assert all(torch.equal(tensor, before[part][name]) for part, module in base.parts().items()
+               for name, tensor in module.state_dict().items())
 
 
 def test_a_lora_of_another_size_is_refused_and_the_base_stays_whole(
