@@ -32,6 +32,7 @@ def loaded() -> ModuleType:
 
 INSTALL = loaded()
 NEWEST = INSTALL.SETS[max(INSTALL.SETS)]
+MINE = INSTALL.wanted(INSTALL.torch_version(), [])  # the set for the PyTorch that these tests run on
 
 
 def wheel(folder: Path, name: str, version: str) -> None:
@@ -57,7 +58,7 @@ def extension(tmp_path: Path) -> Path:
     (tmp_path / "host" / "launch.py").write_text("", encoding="utf-8")
     wheels = tmp_path / "wheels"
     wheels.mkdir()
-    for package in NEWEST:
+    for package in MINE:
         wheel(wheels, *package.split("=="))
     return place
 
@@ -88,10 +89,10 @@ def test_the_packages_go_into_a_folder_of_their_own_once_and_the_host_keeps_its_
     assert done.returncode == 0, done.stderr
     assert "the host's stay as they are" in done.stdout
     folder, = installed(extension)
-    assert (folder / MARK).read_text(encoding="utf-8").split() == list(NEWEST)
+    assert (folder / MARK).read_text(encoding="utf-8").split() == MINE
     asked = "import sys; sys.path.insert(0, sys.argv[1]); import diffusers; print(diffusers.__version__)"
     seen = subprocess.run([sys.executable, "-c", asked, str(folder)], capture_output=True, text=True, check=True).stdout.strip()
-    assert f"diffusers=={seen}" in NEWEST
+    assert f"diffusers=={seen}" in MINE
     assert subprocess.run(frozen, capture_output=True, check=True).stdout == before
     again = run(extension, wheels="nowhere")  # needs nothing any more
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
@@ -145,7 +146,7 @@ def test_an_update_leaves_the_set_that_a_worker_may_hold(extension: Path) -> Non
     assert run(extension).returncode == 0
     before, = installed(extension)
     program = extension / "install.py"
-    older = next(package for package in NEWEST if package.startswith("zipp=="))
+    older = next(package for package in MINE if package.startswith("zipp=="))
     program.write_text(program.read_text(encoding="utf-8").replace(older, "zipp==0.0.1"), encoding="utf-8")
     wheel(extension.parent.parent / "wheels", "zipp", "0.0.1")
     assert run(extension).returncode == 0
