@@ -39,7 +39,8 @@ ENDINGS = (".safetensors", ".pt", ".bin", ".png")
 LARGEST = 64_000_000  # bytes: 75 vectors for the three encoders of SD3 are 2 MB, a picture around them a few
 SIGNS = re.compile(r"[^\w .-]")
 ALONE = "emb_params"
-HARMLESS = ("torch.", "collections.OrderedDict")  # what weights are put together with
+# What weights are put together with; the set stands in the ParameterDict of the oldest files.
+HARMLESS = ("torch.", "collections.OrderedDict", "__builtin__.set", "builtins.set")
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,8 @@ def _read_pickle(file: Path) -> Any:
     """What a pickle of plain weights holds. Raises ModelError for one with anything else in it."""
     import torch
     allowed: Any = contextlib.nullcontext()
-    if hasattr(torch.serialization, "safe_globals"):  # since 2.5; before, AUTOMATIC1111's oldest files are refused
+    newer = hasattr(torch.serialization, "safe_globals")  # since 2.5; before, AUTOMATIC1111's oldest files are refused
+    if newer:
         allowed = torch.serialization.safe_globals([torch.nn.ParameterDict])
     content = file.read_bytes()
     try:
@@ -172,27 +174,31 @@ def _read_pickle(file: Path) -> Any:
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, IndexError, TypeError, AttributeError,
             OSError) as error:
-        if foreign := _foreign(content):
+        called = _called(content)
+        if foreign := next((name for name in called if not name.startswith(HARMLESS)), None):
             raise ModelError("{file} is a pickle that holds more than vectors ({what}), and such files can run code, so it was "
                              "not opened. Take its .safetensors version.", file=str(file), what=foreign,
                              where=str(file)) from None
+        if not newer and any(name.endswith(".ParameterDict") for name in called):
+            raise ModelError("{file} is of the oldest form of embedding, which PyTorch {version} cannot open without running "
+                             "what stands in it; 2.5 can. Update PyTorch, or take the file's .safetensors version.", file=str(file),
+                             version=torch.__version__.split("+")[0], where=str(file)) from None
         raise _unreadable(file) from error
 
 
-def _foreign(content: bytes) -> str | None:
-    """The first thing that a pickle would call and that is no part of a tensor: 'os.system'. Nothing is run."""
+def _called(content: bytes) -> list[str]:
+    """What a pickle would call, such as 'os.system', in order. Nothing is run."""
     with contextlib.suppress(zipfile.BadZipFile, KeyError):
         archive = zipfile.ZipFile(io.BytesIO(content))
         content = archive.read(next((name for name in archive.namelist() if name.endswith("data.pkl")), ""))
-    stream, words = io.BytesIO(content), [""]
+    stream, words, called = io.BytesIO(content), [""], []
     with contextlib.suppress(ValueError, IndexError, UnicodeDecodeError):
         while stream.tell() < len(content):  # torch before 1.6 wrote several pickles, one after the other
             for code, told, _ in pickletools.genops(stream):
                 words += [told] if isinstance(told, str) else []
-                called = ".".join(words[-2:]) if code.name == "STACK_GLOBAL" else str(told).replace(" ", ".")
-                if code.name in ("GLOBAL", "INST", "STACK_GLOBAL") and not called.startswith(HARMLESS):
-                    return called
-    return None
+                if code.name in ("GLOBAL", "INST", "STACK_GLOBAL"):
+                    called.append(".".join(words[-2:]) if code.name == "STACK_GLOBAL" else str(told).replace(" ", "."))
+    return called
 
 
 def _read_picture(file: Path) -> Any:
