@@ -181,8 +181,8 @@ def _read_pickle(file: Path) -> Any:
                              where=str(file)) from None
         if not newer and any(name.endswith(".ParameterDict") for name in called):
             raise ModelError("{file} is of the oldest form of embedding, which PyTorch {version} cannot open without running "
-                             "what stands in it; 2.5 can. Update PyTorch, or take the file's .safetensors version.", file=str(file),
-                             version=torch.__version__.split("+")[0], where=str(file)) from None
+                             "what stands in it; 2.5 can. Update PyTorch, or take the file's .safetensors version.",
+                             file=str(file), version=torch.__version__.split("+")[0], where=str(file)) from None
         raise _unreadable(file) from error
 
 
