@@ -8,14 +8,17 @@ left out, never guessed.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from . import devices, pace, prepare, registry, speeds
-from .data.preflight import steps_of
-from .estimate import Choice, Estimate, Need, Work, gb
+from .data import buckets
+from .data.preflight import by, steps_of
+from .errors import Problem
+from .estimate import Choice, Estimate, Need, Work, gb, passing_vae
 from .formats import checkpoint, weights
 from .memory import Ladder, can_stream
 from .nets import footprint
@@ -23,7 +26,8 @@ from .nets.frozen import exchange
 from .texts import say
 
 if TYPE_CHECKING:
-    from .families import Source, Tensors
+    from .data.folder import Picture
+    from .families import Family, Source, Tensors
     from .settings import Job
 
 logger = logging.getLogger(__name__)
@@ -72,20 +76,20 @@ def foresee(job: Job, pictures: int, batches: int | None = None) -> Foresight:
     family = registry.families()[source.family]
     side = prepare.resolution(job, source, family)
     steps = steps_of(job.training, pictures, batches or max(1, -(-pictures * job.data.repeats // job.training.batch_size)))
-    asked = pace.speed_of(job, source, str(device), side)
-    each = speeds.seconds(asked)
+    # Of pictures that keep their sizes nobody knows the pixels yet.
+    each = speeds.seconds(pace.speed_of(job, source, str(device), side)) if job.data.resize else None
     seconds = 60 * job.training.minutes if job.training.minutes else steps * each if steps and each else None
     told = Foresight(str(device), steps, seconds, each)
     try:
-        chosen, estimate, free = memory_of(job, source, device, side)
+        chosen, estimate, free = memory_of(work_of(job, source, device, side))
     except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError) as error:
         logger.info("what a step needs cannot be told from headers alone (%s: %s)", type(error).__name__, error)
         return told
     return replace(told, needed=estimate.total, free=free, fitted=chosen)
 
 
-def memory_of(job: Job, source: Source, device: torch.device, side: int) -> tuple[bool, Estimate, int | None]:
-    """Whether memory has to be saved, what a step then takes, and what is free. Raises RuntimeError where nobody can tell."""
+def work_of(job: Job, source: Source, device: torch.device, side: int) -> Work:
+    """A step of a job on square pictures, from headers alone. Raises RuntimeError and its like where nobody can tell."""
     with weights.unread():
         base = registry.families()[source.family].load(source, job.base, devices.precision(job.training, device))
     exchange(base.network)
@@ -95,17 +99,58 @@ def memory_of(job: Job, source: Source, device: torch.device, side: int) -> tupl
     if not method.trains_text_encoder:
         with torch.no_grad(), footprint.on_meta(base.text_encoders, torch.float32):
             state = base.family.encode_tokens(base, tokens.to("meta"))
-    pictures = pace.pictures_of(job)
     live = job.data.crop == "random" and job.data.crop_variants == 0
-    work = Work(job, base, method, device, live, pictures, (side, side), state)
-    need = Need(work)
-    ladder = Ladder(len(need.pieces), pictures, can_stream(work))
-    start = Choice(ladder.all if job.training.gradient_checkpointing else (), min(job.training.gradient_accumulation, pictures))
-    free = devices.free_bytes(device)
-    if free is None or job.training.memory == "manual":
+    return Work(job, base, method, device, live, pace.pictures_of(job), (side, side), state)
+
+
+def memory_of(work: Work) -> tuple[bool, Estimate, int | None]:
+    """Whether memory has to be saved, what a step then takes, and what is free. Raises RuntimeError where nobody can tell."""
+    need, training = Need(work), work.job.training
+    ladder = Ladder(len(need.pieces), work.pictures, can_stream(work))
+    start = Choice(ladder.all if training.gradient_checkpointing else (), min(training.gradient_accumulation, work.pictures))
+    free = devices.free_bytes(work.device)
+    if free is None or training.memory == "manual":
         return False, need.of(start), free
     chosen, estimate = ladder.choose(need, start, free)
     return chosen != start, estimate, free
+
+
+def too_large(job: Job, source: Source, family: Family, pictures: Sequence[Picture]) -> list[Problem]:
+    """The pictures that keep their size and are too large for a step in the memory that is free; none where nobody can tell."""
+    sizes = [buckets.own(picture.size, prepare.bucket_step(job, family)) for picture in pictures]
+    device = devices.device(job.training.device)
+    try:
+        work = work_of(job, source, device, prepare.resolution(job, source, family))
+        found = _too_large(work, sorted(set(sizes), key=lambda size: size[0] * size[1]))
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError) as error:
+        logger.info("what a step needs cannot be told from headers alone (%s: %s)", type(error).__name__, error)
+        return []
+    if found is None:
+        return []
+    least, known = found[0], {"needed": gb(found[1]), "free": gb(found[2]), "device": str(device)}
+    return [Problem("{file} is {size} pixels: a step at its own size needs about {needed} GB or more, and {free} GB are free on "
+                    "{device}. Make it smaller, or turn resize on.",
+                    {**known, "file": picture.name, "size": by(picture.size)}, picture.name,
+                    warning=job.training.memory == "manual")
+            for picture, size in zip(pictures, sizes) if size[0] * size[1] >= least]
+
+
+def _too_large(work: Work, sizes: Sequence[tuple[int, int]]) -> tuple[int, int, int] | None:
+    """Of sizes that rise in area the first that does not fit: its area, what it needs, what is free; None: all fit."""
+    ram = devices.free_ram(swap=True)
+    low, high, told = 0, len(sizes), None
+    while low < high:
+        middle = (low + high) // 2 if told else high - 1  # mostly the largest fits
+        size = sizes[middle]
+        _, estimate, free = memory_of(replace(work, size=size))
+        encoding = passing_vae(work.base, size, decode=False)  # done on the CPU where the device does not hold it
+        if free is not None and estimate.total > free:
+            high, told = middle, (size[0] * size[1], estimate.total, free)
+        elif ram is not None and encoding > max(ram, free or 0):
+            high, told = middle, (size[0] * size[1], encoding, max(ram, free or 0))
+        else:
+            low = middle + 1
+    return told
 
 
 def in_words(seconds: float) -> str:

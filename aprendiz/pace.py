@@ -104,7 +104,8 @@ def steps_within(lesson: Lesson, seconds: float, each: float, drawing: float) ->
 
 def remember(lesson: Lesson, meter: Meter) -> None:
     """Keep this run's speed for what is told of the next one, if enough steps were taken for it to mean something."""
-    if meter.told < ENOUGH or not meter.rate or not lesson.run.main:
+    # Pictures that keep their sizes are of no pixels in particular.
+    if meter.told < ENOUGH or not meter.rate or not lesson.run.main or not lesson.job.data.resize:
         return
     device = str(lesson.arena.master.device)
     asked = speed_of(lesson.job, lesson.base.source, device, lesson.resolution)

@@ -116,6 +116,11 @@ def check(job: Job, output: Any) -> Checked:
                                  facts=Facts(count_tokens=token_counter(job, found.family)))
         found.problems += found.report.problems
 
+    def sizes() -> None:
+        from . import foresight
+        if not job.data.resize and found.source and found.family and found.dataset:
+            found.problems += foresight.too_large(job, found.source, found.family, found.dataset.pictures)
+
     def prior() -> None:
         if job.prior.prior_data:
             beside = folder.scan(prior_settings(job))
@@ -130,6 +135,7 @@ def check(job: Job, output: Any) -> Checked:
     attempt(base)
     attempt(device)
     attempt(pictures)
+    attempt(sizes)
     attempt(prior)
     return found
 
@@ -255,7 +261,7 @@ def compile_blocks(base: Base) -> None:
 
 def examples(job: Job, pictures: Sequence[Picture], side: int, family: Family) -> list[tuple[Picture, tuple[int, int]]]:
     """Each picture with its bucket; those left out for being small were named by preflight."""
-    planned = buckets.plan([p.size for p in pictures], side, bucket_step(job, family), job.data.buckets, job.data.allow_upscale)
+    planned = buckets.planned(job.data, [p.size for p in pictures], side, bucket_step(job, family))
     return [(picture, bucket) for picture, bucket in zip(pictures, planned) if bucket is not None]
 
 
@@ -268,16 +274,18 @@ def lay_out(job: Job, draws: Draws, groups: Sequence[Sequence[tuple[Picture, tup
                                                                                                           list[list[Example]]]:
     """All cuts and texts of a run, each once, and the examples that point at them.
 
-    The empty caption is always among the texts.
+    The empty caption is always among the texts. groups: the last one is of the base's own pictures, which always take the sizes
+    of the others.
     """
     cuts: list[Cut] = []
     texts: dict[str, int] = {"": 0}
     offered: list[list[Example]] = []
-    for group in groups:
+    for number, group in enumerate(groups):
         made = []
+        resize = job.data.resize or number == len(groups) - 1
         for picture, bucket in group:
             first = len(cuts)
-            cuts += cuts_of(job, draws, picture, bucket)
+            cuts += cuts_of(job, draws, picture, bucket, resize)
             forms = captions_of(job, draws, picture)
             places = tuple(texts.setdefault(form, len(texts)) for form in forms)
             made.append(Example(picture, bucket, tuple(range(first, len(cuts))), places, picture.repeats))
@@ -285,13 +293,13 @@ def lay_out(job: Job, draws: Draws, groups: Sequence[Sequence[tuple[Picture, tup
     return cuts, list(texts), offered
 
 
-def cuts_of(job: Job, draws: Draws, picture: Picture, bucket: tuple[int, int]) -> list[Cut]:
+def cuts_of(job: Job, draws: Draws, picture: Picture, bucket: tuple[int, int], resize: bool) -> list[Cut]:
     """The ways in which a picture is cut: centred, or at places drawn from the seed; as it is and mirrored."""
     spots = [(0.5, 0.5)]
     if job.data.crop == "random":
         pick = random.Random(f"{draws.seed}/{picture.digest}")
         spots = [(pick.random(), pick.random()) for _ in range(max(1, job.data.crop_variants))]
-    return [Cut(picture, bucket, spot, flip) for spot in spots for flip in ((False, True) if job.data.flip else (False,))]
+    return [Cut(picture, bucket, spot, flip, resize) for spot in spots for flip in ((False, True) if job.data.flip else (False,))]
 
 
 def captions_of(job: Job, draws: Draws, picture: Picture) -> list[str]:

@@ -60,7 +60,10 @@ class DataSettings:
     resolution: int | None = knob(None,
                                   "Size of the training pictures in pixels (of the area's square root). Off: the base's own.",
                                   min=64, max=4096, level="basic")
-    buckets: bool = knob(True, "Keep each picture's shape, grouping pictures of like shape. Otherwise all are cropped square.")
+    resize: bool = knob(True, "Bring every picture to the training size. Otherwise each keeps its own, and only what is beyond a "
+                              "multiple of bucket_step is cut away; large ones take much memory.")
+    buckets: bool = knob(True, "Keep each picture's shape, grouping pictures of like shape. Otherwise all are cropped square.",
+                         when=("resize", (True,)))
     bucket_step: int | None = knob(None, "Widths and heights are multiples of this. Off: the family's own.", min=8, max=256)
     allow_upscale: bool = knob(True, "Enlarge pictures smaller than the training size. Otherwise they are left out.")
     crop: str = knob("center", "What is cut away when the shape does not fit.", choices=("center", "random"))

@@ -42,7 +42,7 @@ def test_what_is_encoded_once_is_read_the_second_time_and_is_the_same(base: Base
         assert a.std_CHW is not None and b.std_CHW is not None and torch.equal(a.std_CHW, b.std_CHW)
 
 
-@pytest.mark.parametrize("change", [{"flip": True}, {"at": (0.1, 0.9)}, {"bucket": (128, 64)}])
+@pytest.mark.parametrize("change", [{"flip": True}, {"at": (0.1, 0.9)}, {"bucket": (128, 64)}, {"resize": False}])
 def test_another_look_at_a_picture_is_another_entry(base: Base, found: list[Picture], tmp_path: Path,
                                                     change: dict[str, object]) -> None:
     cache, settings = Cache(tmp_path / "cache"), DataSettings(path="x", crop="random")

@@ -128,6 +128,17 @@ def test_crops_and_mirrors_move_picture_and_condition_alike_to_the_pixel(
         assert np.array_equal(maps.of(cut).permute(1, 2, 0).numpy(), wanted)
 
 
+def test_a_picture_that_keeps_its_size_is_cut_and_not_scaled_and_its_condition_with_it(tmp_path: Path) -> None:
+    picture, = pair(tmp_path, 255 - waves())
+    width, height = picture.size
+    bucket = (width - 5, height - 3)
+    kept, _, told = fit(waves(), None, bucket, "center", (0.5, 0.5), resize=False)
+    assert np.array_equal(kept, waves()[told.crop[1]:told.crop[1] + bucket[1], told.crop[0]:told.crop[0] + bucket[0]])
+    made = condition_of(Cut(picture, bucket, resize=False), DataSettings(resize=False), FILES)
+    assert np.array_equal(made, 255 - kept)
+    assert fit(waves(), None, (2 * width, height), "center", (0.5, 0.5), resize=False)[0].shape == (height, 2 * width, 3)
+
+
 @pytest.mark.parametrize("bucket", ((64, 64), (128, 64), (160, 192)))
 def test_resizing_leaves_no_shift_between_picture_and_condition(tmp_path: Path, bucket: tuple[int, int]) -> None:
     """A mask goes with its picture's pixels; as a condition picture the same file goes the same way."""

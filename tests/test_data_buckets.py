@@ -8,6 +8,7 @@ import random
 import pytest
 
 from aprendiz.data import buckets
+from aprendiz.settings import DataSettings
 
 GRIDS = [(512, 64), (768, 64), (1024, 64), (1024, 32), (128, 8), (128, 16), (256, 8), (576, 64), (640, 64)]
 
@@ -84,3 +85,10 @@ def test_a_resolution_below_the_step_gives_one_square_of_it() -> None:
 
 def test_no_pictures_give_no_plan() -> None:
     assert buckets.plan([], 512, 64, True, True) == []
+
+
+def test_pictures_that_keep_their_size_are_cut_to_whole_steps_and_enlarged_only_to_one() -> None:
+    keeping = DataSettings(resize=False)
+    assert buckets.planned(keeping, [(300, 200), (640, 4096), (40, 130)], 512, 64) == [(256, 192), (640, 4096), (64, 128)]
+    assert buckets.planned(DataSettings(resize=False, allow_upscale=False), [(40, 130), (64, 64)], 512, 64) == [None, (64, 64)]
+    assert buckets.planned(DataSettings(), [(300, 200)], 512, 64) == buckets.plan([(300, 200)], 512, 64, True, True)

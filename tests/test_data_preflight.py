@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,27 @@ def test_a_disk_that_will_not_hold_the_run_is_an_error(tmp_path: Path) -> None:
         "or save less often."]
     report = fly(wanted, Facts(trained_parameters=1_000_000), output=tmp_path)
     assert report.problems == () and report.forecast.free_bytes is not None and report.forecast.free_bytes > 58e6
+
+
+def test_pictures_that_keep_their_size_are_warned_of_where_they_lose_much_or_stand_alone(
+        tmp_path: Path, answers: Callable[[str, object], None]) -> None:
+    paint(tmp_path / "fine.png", 1, (160, 96))
+    paint(tmp_path / "like.png", 2, (163, 99))
+    paint(tmp_path / "loses.png", 3, (15, 15))
+    Image.new("L", (4104, 8)).save(tmp_path / "long.png")
+    (tmp_path / "long.txt").write_text("a line", encoding="utf-8")
+    report = fly(job(tmp_path, data={"resize": False}, training={"batch_size": 2}), resolution=512)
+    found = told(report)
+    assert found["long.png"] == ["long.png is 4104 x 8 pixels, and without resizing a side may have 4096. Make it smaller, or "
+                                 "turn resize on."]
+    assert found["loses.png"] == ["loses.png is 15 x 15 pixels, of which only 8 x 8 are multiples of bucket_step: 72 % of it are "
+                                  "cut away. Lower bucket_step, or turn resize on."]
+    assert found["data.resize"] == ["Of 3 sizes, 2 have fewer pictures than a batch of 2, which then shows some of them again. "
+                                    "Set batch_size to 1, or turn resize on."]
+    assert set(found) == {"long.png", "loses.png", "data.resize"}
+    assert [problem.where for problem in report.errors] == ["long.png"] and report.forecast.sizes[(160, 96)] == 2
+    for sentence in (found["long.png"][0], found["loses.png"][0], found["data.resize"][0]):
+        answers("resize = false", sentence)
 
 
 def _some(tmp_path: Path) -> None:

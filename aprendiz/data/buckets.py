@@ -10,6 +10,9 @@ Sizes are (width, height) in pixels. The rules:
   equally near, the larger.
 - It is resized until it just covers its bucket and the rest is cut away (`pictures.fit`).
 - Where enlarging is not allowed, a picture that would have to be enlarged is left out.
+
+Where pictures are not to be resized at all, each has a bucket of its own size: what is beyond a multiple of `step` is cut away,
+and only a side shorter than one `step` is enlarged.
 """
 
 from __future__ import annotations
@@ -17,6 +20,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..settings import DataSettings
 
 Size = tuple[int, int]
 
@@ -67,3 +74,16 @@ def plan(sizes: Sequence[Size], resolution: int, step: int, buckets: bool, allow
     among = shapes(resolution, step) if buckets else ((square, square),)
     targets = [nearest(size, among) for size in sizes]
     return [target if allow_upscale or enlargement(size, target) <= 1 else None for size, target in zip(sizes, targets)]
+
+
+def own(size: Size, step: int) -> Size:
+    """The bucket of a picture that keeps its size."""
+    return max(step, size[0] // step * step), max(step, size[1] // step * step)
+
+
+def planned(settings: DataSettings, sizes: Sequence[Size], resolution: int, step: int) -> list[Size | None]:
+    """The size that each picture is trained at, as the settings say; None for those left out."""
+    if settings.resize:
+        return plan(sizes, resolution, step, settings.buckets, settings.allow_upscale)
+    targets = [own(size, step) for size in sizes]
+    return [target if settings.allow_upscale or enlargement(size, target) <= 1 else None for size, target in zip(sizes, targets)]

@@ -34,12 +34,16 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Cut:
-    """One way in which a picture becomes a training example: bucket (width, height), where the crop lies, mirrored or not."""
+    """One way in which a picture becomes a training example: bucket (width, height), where the crop lies, mirrored or not.
+
+    resize: brought to the bucket's size; otherwise only cut to it.
+    """
 
     picture: Picture
     bucket: tuple[int, int]
     at: tuple[float, float] = (0.5, 0.5)
     flip: bool = False
+    resize: bool = True
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,7 @@ def encode_now(base: Base, cuts: Sequence[Cut], settings: DataSettings) -> list[
 def _prepare(cut: Cut, settings: DataSettings) -> tuple[Tensor, Tensor | None, PictureSize]:
     """Pixels (3, H, W) in [-1, 1] and weights (1, H, W) in [0, 1] of a cut."""
     rgb, weight = read(cut.picture, settings)
-    rgb, weight, size = fit(rgb, weight, cut.bucket, settings.crop, cut.at)
+    rgb, weight, size = fit(rgb, weight, cut.bucket, settings.crop, cut.at, cut.resize)
     pixels = torch.from_numpy(rgb).permute(2, 0, 1).float() / 127.5 - 1
     weight_1HW = None if weight is None else torch.from_numpy(weight)[None].float() / 255
     if cut.flip:
@@ -168,7 +172,7 @@ def _shrink(weight_1HW: Tensor | None, latents_CHW: Tensor) -> Tensor | None:
 def _look(cut: Cut, settings: DataSettings) -> str:
     """Everything about a cut and the settings that changes its pixels, in one line."""
     return repr((cut.picture.digest, cut.picture.mask_digest, cut.bucket, settings.crop, cut.at, cut.flip, settings.transparency,
-                 settings.background))
+                 settings.background, *(() if cut.resize else ("own size",))))
 
 
 def _groups(indices: Iterable[int], cuts: Sequence[Cut], size: int = 4) -> list[list[int]]:

@@ -75,7 +75,8 @@ class Maps:
         picture, settings = cut.picture, self.settings
         beside = picture.condition_digest if from_file(picture, self.recipe) else ""
         return key_of("condition", self.recipe.look(), picture.digest, beside, cut.bucket,
-                      settings.crop, cut.at, cut.flip, settings.transparency, settings.background)
+                      settings.crop, cut.at, cut.flip, settings.transparency, settings.background,
+                      *(() if cut.resize else ("own size",)))
 
     def _make(self, cut: Cut) -> Tensor:
         made = condition_of(cut, self.settings, self.recipe)
@@ -90,8 +91,8 @@ def condition_of(cut: Cut, settings: DataSettings, recipe: Recipe) -> Pixels:
     """The condition picture of a cut, (H, W, 3 or 4), not mirrored."""
     if from_file(cut.picture, recipe):
         beside = read_condition(cut.picture, recipe.kind)
-        return fit_beside(beside, cut.picture.size, cut.bucket, settings.crop, cut.at)
-    rgb, _, _ = fit(read(cut.picture, settings)[0], None, cut.bucket, settings.crop, cut.at)
+        return fit_beside(beside, cut.picture.size, cut.bucket, settings.crop, cut.at, cut.resize)
+    rgb, _, _ = fit(read(cut.picture, settings)[0], None, cut.bucket, settings.crop, cut.at, cut.resize)
     return compute(rgb, recipe, f"{cut.picture.digest}/{cut.bucket}/{cut.at}")
 
 

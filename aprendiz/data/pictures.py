@@ -120,31 +120,38 @@ def condition_name(picture: Picture) -> str:
     return shown(picture.condition.relative_to(root).as_posix() if inside else picture.condition.name)
 
 
-def placed(size: tuple[int, int], target: tuple[int, int], crop: str,
-           at: tuple[float, float]) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
-    """To which size a picture is brought so that it just covers `target`, and which box of it stays."""
+def placed(size: tuple[int, int], target: tuple[int, int], crop: str, at: tuple[float, float],
+           resize: bool = True) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+    """To which size a picture is brought so that it just covers `target`, and which box of it stays.
+
+    resize: also where it is larger; otherwise it keeps its size as long as it covers `target`.
+    """
     scale = max(target[0] / size[0], target[1] / size[1])
+    scale = scale if resize else max(1.0, scale)
     covering = (max(target[0], round(size[0] * scale)), max(target[1], round(size[1] * scale)))
     share = at if crop == "random" else (0.5, 0.5)
     left, top = round((covering[0] - target[0]) * share[0]), round((covering[1] - target[1]) * share[1])
     return covering, (left, top, left + target[0], top + target[1])
 
 
-def fit_beside(beside: Pixels, size: tuple[int, int], target: tuple[int, int], crop: str, at: tuple[float, float]) -> Pixels:
+def fit_beside(beside: Pixels, size: tuple[int, int], target: tuple[int, int], crop: str, at: tuple[float, float],
+               resize: bool = True) -> Pixels:
     """What stands beside a picture of this size, itself of any size of that shape, cut exactly as the picture is."""
-    covering, box = placed(size, target, crop, at)
+    covering, box = placed(size, target, crop, at, resize)
     return np.array(_resized(beside, covering, Image.Resampling.BILINEAR).crop(box))
 
 
-def fit(rgb: Pixels, weight: Pixels | None, target: tuple[int, int], crop: str,
-        at: tuple[float, float]) -> tuple[Pixels, Pixels | None, PictureSize]:
+def fit(rgb: Pixels, weight: Pixels | None, target: tuple[int, int], crop: str, at: tuple[float, float],
+        resize: bool = True) -> tuple[Pixels, Pixels | None, PictureSize]:
     """Resize a picture, keeping its shape, until it just covers `target`, and cut away what is too much.
+
+    resize: as in `placed`.
 
     crop 'center' cuts both sides alike; 'random' leaves the part at `at`, from (0, 0) top left to (1, 1) bottom right. Weights go
     exactly the same way as their pixels.
     """
     height, width = rgb.shape[:2]
-    size, box = placed((width, height), target, crop, at)
+    size, box = placed((width, height), target, crop, at, resize)
     # Both filters widen with the reduction, so nothing aliases. Lanczos would overshoot at the hard edges of a mask.
     cut = np.array(_resized(rgb, size, Image.Resampling.LANCZOS).crop(box))
     cut_weight = None if weight is None else np.array(_resized(weight, size, Image.Resampling.BILINEAR).crop(box))

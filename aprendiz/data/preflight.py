@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MOSTLY_CUT = 0.25  # a picture that loses more than this share to its bucket is warned of; within 1:4 to 4:1 hardly any does
 SHAPES_DIFFER = 0.05  # by how much a mask's aspect ratio may differ before it is warned of, as a logarithm
 CACHE_BOUND = 20e9  # bytes, as in `Cache`
+LONGEST_SIDE = 4096  # pixels of a picture that is not resized, as `resolution` has it
 SOFT = 1.05  # a picture enlarged by more than this factor is warned of
 READERS = 8  # pictures decoded at a time; each may take a gigabyte while it is
 LIKE = 5  # so many problems of one kind are printed in full
@@ -147,9 +148,9 @@ def preflight(job: Job, dataset: Dataset, *, output: Path | None, resolution: in
     """
     facts = facts or Facts()
     problems = [*dataset.problems, *read_every(dataset.pictures, job.data, progress)]
-    targets = buckets.plan([p.size for p in dataset.pictures], resolution, bucket_step, job.data.buckets, job.data.allow_upscale)
+    targets = buckets.planned(job.data, [p.size for p in dataset.pictures], resolution, bucket_step)
     problems += _copies(dataset.pictures)
-    problems += _sizes(dataset.pictures, targets, job.data)
+    problems += _sizes(dataset.pictures, targets, job.data) if job.data.resize else _own_sizes(dataset.pictures, targets, job)
     problems += _lengths(dataset.pictures, job.data.max_tokens, facts.count_tokens)
     problems += _leftovers(dataset.pictures, targets, job.data)
     if resolution < bucket_step:
@@ -225,6 +226,31 @@ def _sizes(found: Sequence[Picture], targets: Sequence[Size | None], settings: D
         if settings.buckets and share > MOSTLY_CUT:
             problems.append(Problem("{file} is {size} pixels, longer than any size trained at: {share} % of it are cut away. "
                                     "Crop it yourself.", {**known, "share": round(share * 100)}, picture.name, warning=True))
+    return problems
+
+
+def _own_sizes(found: Sequence[Picture], targets: Sequence[Size | None], job: Job) -> list[Problem]:
+    """Pictures that keep their size: those too large for any card, those that lose much, and batches that show one again."""
+    problems = []
+    for picture, target in zip(found, targets):
+        known = {"file": picture.name, "size": by(picture.size)}
+        share = 1 - target[0] * target[1] / (picture.size[0] * picture.size[1]) if target else 0
+        if max(picture.size) > LONGEST_SIDE:
+            problems.append(Problem("{file} is {size} pixels, and without resizing a side may have {limit}. Make it smaller, or "
+                                    "turn resize on.", {**known, "limit": LONGEST_SIDE}, picture.name))
+        elif target is None or share <= 0:
+            problems += _sizes([picture], [target], job.data)
+        elif share > MOSTLY_CUT:
+            problems.append(Problem("{file} is {size} pixels, of which only {target} are multiples of bucket_step: {share} % of "
+                                    "it are cut away. Lower bucket_step, or turn resize on.",
+                                    {**known, "target": by(target), "share": round(share * 100)}, picture.name, warning=True))
+    shared = Counter(target for picture, target in zip(found, targets) if not picture.validation)
+    alone = sum(count < job.training.batch_size for target, count in shared.items() if target)
+    if alone:
+        problems.append(Problem("Of {sizes} sizes, {alone} have fewer pictures than a batch of {batch}, which then shows some of "
+                                "them again. Set batch_size to 1, or turn resize on.",
+                                {"sizes": len(shared), "alone": alone, "batch": job.training.batch_size}, "data.resize",
+                                warning=True))
     return problems
 
 

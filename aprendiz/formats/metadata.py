@@ -186,7 +186,7 @@ def _pictures(job: Job, facts: TrainingFacts) -> dict[str, Any]:
     data, taught = job.data, [p for p in facts.dataset.pictures if not p.validation]
     side = facts.resolution
     step = data.bucket_step or facts.base.family.bucket_step
-    planned = Counter(b for b in buckets.plan([p.size for p in taught], side, step, data.buckets, data.allow_upscale) if b)
+    planned = Counter(b for b in buckets.planned(data, [p.size for p in taught], side, step) if b)
     sizes = {"buckets": {str(i): {"resolution": list(size), "count": n} for i, (size, n) in enumerate(sorted(planned.items()))}}
     folders: dict[str, dict[str, int]] = {}
     subsets = []
