@@ -88,21 +88,47 @@ def is_locked(file: Path) -> bool:
     return True
 
 
+def lock_name(device: str) -> str:
+    """A device as its lock is called: 'cuda' is the first card, whatever else it is called."""
+    return f"{device}:0" if device in ("cuda", "xpu") else device
+
+
+def holder_of(device: str) -> Path | None:
+    """The folder of the run that holds a device; None where nobody does, or one that is no run."""
+    folder = _place(device)
+    try:
+        told = (folder / "holder").read_text(encoding="utf-8") if is_locked(folder / "lock") else ""
+    except (OSError, ValueError):
+        return None
+    return Path(told) if told else None
+
+
+def is_wanted(device: str) -> bool:
+    """Whether somebody holds a device or waits for it."""
+    folder = _place(device)
+    return is_locked(folder / "lock") or any(is_locked(ticket) for ticket in folder.glob("*.ticket"))
+
+
 @contextmanager
-def devices_locked(devices: Sequence[str], waiting: Callable[[int], None]) -> Iterator[None]:
+def devices_locked(devices: Sequence[str], waiting: Callable[[int], None], holder: str = "") -> Iterator[None]:
     """Hold devices (`cpu`, `cuda:0`), in the order in which runs came. Raises RunError where the user's data folder is of no use.
 
-    While others are before this one, `waiting(how many)` is called again and again; it may raise to leave the queue.
+    While others are before this one, `waiting(how many)` is called again and again; it may raise to leave the queue. holder: a
+    run's folder, for those who wait.
     """
     with ExitStack() as stack:
-        for device in sorted(set(devices)):
-            stack.enter_context(_device_locked(device, waiting))
+        for device in sorted({lock_name(device) for device in devices}):
+            stack.enter_context(_device_locked(device, waiting, holder))
         yield
 
 
+def _place(device: str) -> Path:
+    return home() / "devices" / re.sub(r"[^a-z0-9]+", "-", lock_name(device).lower())
+
+
 @contextmanager
-def _device_locked(device: str, waiting: Callable[[int], None]) -> Iterator[None]:
-    folder = home() / "devices" / re.sub(r"[^a-z0-9]+", "-", device.lower())
+def _device_locked(device: str, waiting: Callable[[int], None], holder: str) -> Iterator[None]:
+    folder = _place(device)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         ticket = _draw_ticket(folder)
@@ -118,6 +144,8 @@ def _device_locked(device: str, waiting: Callable[[int], None]) -> Iterator[None
         ticket.release()
         with suppress(OSError):
             ticket.file.unlink()
+    with suppress(OSError):  # who does not read it waits all the same
+        (folder / "holder").write_text(holder, encoding="utf-8")
     try:
         yield
     finally:

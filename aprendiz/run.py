@@ -289,8 +289,7 @@ class Run:
         if not self.main:
             yield
             return
-        # 'cuda' is the first card, whatever else it is called.
-        with devices_locked([f"{device}:0" if device in ("cuda", "xpu") else device for device in devices], waiting):
+        with devices_locked(devices, waiting, str(self.folder)):
             yield
 
     @property

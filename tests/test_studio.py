@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,9 @@ from PIL import Image
 from aprendiz.commands import drawing
 from aprendiz.commands import studio as command
 from aprendiz.errors import ModelError
+from aprendiz.locks import devices_locked, is_wanted
+from aprendiz.run import Run
+from aprendiz.settings import Job
 from aprendiz.views import studio
 from aprendiz.views.studio import Side, Studio
 
@@ -108,7 +112,7 @@ def test_the_base_stays_open_from_question_to_question_and_what_fails_is_told(mo
     monkeypatch.setattr(drawing, "carry_out", carry_out)
 
     def parse(words: list[str]) -> argparse.Namespace:
-        bare = dict.fromkeys(command.OF_BASE)
+        bare = {**dict.fromkeys(command.OF_BASE), "device": "cpu", "precision": "auto"}
         return argparse.Namespace(**{**bare, "base": words[0], "prompt": words[1]})
 
     room = command.Studio(parse, told.append)
@@ -118,3 +122,49 @@ def test_the_base_stays_open_from_question_to_question_and_what_fails_is_told(mo
     ends = [one for one in told if "done" not in one]
     assert ends[0] == {"id": "x", "files": ["p.png"]} and ends[1]["problems"][0]["text"] == "x does not fit."
     assert "ZeroDivisionError: ours" in ends[2]["problems"][0]["text"] and json.dumps(ends)
+
+
+def test_a_picture_waits_for_the_run_on_its_device_and_is_drawn_while_that_is_paused(tmp_path: Path,
+                                                                                     monkeypatch: pytest.MonkeyPatch,
+                                                                                     user_folder: Path) -> None:
+    run = Run.create(tmp_path, Job.read({"data": str(tmp_path), "name": "swimmer"}), "digest")
+    states = ["running"]
+    monkeypatch.setattr(Run, "state", property(lambda self: states[-1]))
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(drawing, "open_base", lambda asked: asked.base)
+    monkeypatch.setattr(drawing, "read_order", lambda asked: None)
+    monkeypatch.setattr(drawing, "carry_out", lambda order, base, on_step: [Path("p.png")])
+    bare = {**dict.fromkeys(command.OF_BASE), "device": "cpu", "precision": "auto", "base": "a"}
+    room = command.Studio(lambda words: argparse.Namespace(**bare), told.append)
+    with devices_locked(["cpu"], lambda ahead: None, str(run.folder)):
+        asking = threading.Thread(target=room.answer, args=({"id": "x", "arguments": []},))
+        asking.start()
+        until(lambda: told)
+        assert told == [{"id": "x", "waits": "cpu", "by": "swimmer"}] and room.opened is None
+        states.append("paused")
+        asking.join(60)
+        assert told[1:] == [{"id": "x", "files": ["p.png"]}] and room.opened is not None
+        room.make_room()  # the run has the device: what is kept open makes room for it
+        assert room.opened is None
+    room.answer({"id": "y", "arguments": []})
+    room.make_room()
+    assert told[-1] == {"id": "y", "files": ["p.png"]} and room.opened is not None
+    assert not is_wanted("cpu")
+
+
+def test_the_page_is_told_what_a_picture_waits_for_and_whoever_gives_up_is_told_so(tmp_path: Path) -> None:
+    side = Side("k", [], tmp_path)
+    Studio._take(side, {"id": "k", "waits": "cuda:0", "by": "swimmer"})
+    assert (side.told()["waits"], side.told()["by"], side.told()["ready"]) == ("cuda:0", "swimmer", False)
+    Studio._take(side, {"id": "k", "done": 1, "total": 2})
+    assert side.told()["waits"] == ""
+    room = Studio(lambda: tmp_path)
+    room._sides["k"] = side
+    room.end()
+    assert side.told()["ready"] and side.told()["problems"][0]["text"] == "The drawing was stopped."
+
+
+def until(true: Callable[[], object]) -> None:
+    end = time.monotonic() + 60
+    while not true() and time.monotonic() < end:
+        time.sleep(0.02)

@@ -36,20 +36,23 @@ WEIGHTED = ("--lora", "--controlnet", "--hypernetwork", "--prompt-adapter")  # F
 
 @dataclass
 class Side:
-    """The pictures of one side of a comparison. ready: all are there."""
+    """The pictures of one side of a comparison. ready: all are there. waits: the device that a run holds, by: its name."""
 
     key: str
     arguments: list[str]
     folder: Path
     done: int = 0
     total: int = 0
+    waits: str = ""
+    by: str = ""
     problems: list[dict[str, Any]] = field(default_factory=list)
     ready: bool = False
 
     def told(self) -> dict[str, Any]:
         """As the page has it."""
         count = len(self.files()) if self.ready else 0
-        return {"key": self.key, "count": count, "done": self.done, "total": self.total, "problems": self.problems,
+        return {"key": self.key, "count": count, "done": self.done, "total": self.total, "waits": self.waits, "by": self.by,
+                "problems": self.problems,
                 "ready": self.ready or bool(self.problems)}
 
     def files(self) -> list[Path]:
@@ -105,6 +108,9 @@ class Studio:
         """End the process: what is being drawn is given up, and its memory is free."""
         with self._lock:
             process, self._process = self._process, None
+            for side in self._sides.values():
+                if not side.ready and not side.problems:
+                    side.problems = [_plain(GIVEN_UP)]
         if process is not None:
             with suppress(OSError):
                 process.kill()
@@ -172,12 +178,14 @@ class Studio:
         if "problems" in told:
             side.problems = [{"where": one.get("where"), "warning": one.get("warning"), "text": one.get("text")}
                              for one in told["problems"]]
+        elif "waits" in told:
+            side.waits, side.by = str(told["waits"]), str(told.get("by", ""))
         elif "files" in told:
             with suppress(OSError):
                 (side.folder / "whole").write_bytes(b"")
             side.ready = True
         else:
-            side.done, side.total = int(told.get("done", 0)), int(told.get("total", 0))
+            side.waits, side.done, side.total = "", int(told.get("done", 0)), int(told.get("total", 0))
 
     def _tidy(self) -> None:
         """Keep the newest folders."""
@@ -191,6 +199,7 @@ class Studio:
 
 ENDED = Problem("The process that draws has ended, perhaps because memory ran out. Try again, with a smaller size or while "
                 "nothing is trained.")
+GIVEN_UP = Problem("The drawing was stopped.")
 
 
 def _plain(problem: Problem) -> dict[str, Any]:
