@@ -7,19 +7,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
+from safetensors.numpy import save_file
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from aprendiz.errors import AprendizError, ProblemsError, RunError
 from aprendiz.run import Run
 from aprendiz.settings import SECTIONS, Job
-from aprendiz.views import controls, studio
-from aprendiz.views.desk import Desk, at_once
+from aprendiz.views import controls, results, studio
+from aprendiz.views.desk import UNPLACED, Desk, at_once
 from aprendiz.views.presets import presets
 from aprendiz.views.routes import EVENTS_AT_ONCE, Answer, Request, Routes, mount
 
@@ -397,6 +400,76 @@ def test_nothing_outside_the_folders_that_may_be_opened_is_tried(routes: Routes,
     refused = told(post(routes, "try", {"prompt": "a fish", **asked}), 400)
     assert refused["problems"] and not routes.desk.studio.place().exists()
     answers(f"page: Try it with {asked}", refused["problems"][0]["text"].replace(str(tmp_path), "..."))
+
+
+def test_a_condition_picture_is_kept_as_its_pixels_alone_under_a_key(routes: Routes, desk: Desk, tmp_path: Path,
+                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    told_in_it = PngImagePlugin.PngInfo()
+    told_in_it.add_text("parameters", SCRIPT)
+    data = BytesIO()
+    Image.new("RGBA", (40, 24), (10, 20, 30, 128)).save(data, "PNG", pnginfo=told_in_it)
+    kept = told(routes.handle(Request("POST", "condition", body=data.getvalue())))
+    assert (kept["width"], kept["height"]) == (40, 24)
+    file = get(routes, "condition", key=kept["key"]).file
+    assert file is not None and SCRIPT.encode() not in file.read_bytes()
+    with Image.open(file) as picture:
+        assert picture.mode == "RGBA" and picture.getpixel((0, 0)) == (10, 20, 30, 128)
+    net = tmp_path / "allowed" / "net.safetensors"
+    net.write_bytes(b"x")
+    asked: list[list[str]] = []
+    monkeypatch.setattr(studio, "method_of", lambda file: "controlnet")
+    monkeypatch.setattr(desk.studio, "side", lambda words, files: asked.append(list(words)) or studio.Side("k", [], tmp_path))
+    told(post(routes, "try", {"prompt": "a fish", "file": str(net), "kept": kept["key"]}))
+    assert asked[1][-4:] == ["--controlnet", f"{net}:1", "--control", str(file)]
+
+
+@pytest.mark.parametrize("key", ["", "..", "../../allowed/a", "0" * 32, "0" * 31 + "/"])
+def test_a_condition_picture_is_found_by_its_key_alone(routes: Routes, key: str) -> None:
+    assert get(routes, "condition", key=key).status == 400
+    if key:
+        refused = told(post(routes, "try", {"prompt": "a fish", "file": "x.safetensors", "kept": key}), 400)
+        assert refused["problems"][0]["text"].startswith("This condition picture is not there any more")
+
+
+def test_what_is_no_picture_or_too_large_a_one_is_refused_and_not_kept(routes: Routes, tmp_path: Path, answers: Answers) -> None:
+    wide = BytesIO()
+    Image.new("1", (5000, 8)).save(wide, "PNG")
+    for given, data in (("a text", SCRIPT.encode()), ("nothing", b""), ("a picture of 5000 x 8 pixels", wide.getvalue()),
+                        ("half a picture", wide.getvalue()[:60]), ("17 MB", b"\0" * (17 << 20))):
+        refused = told(routes.handle(Request("POST", "condition", body=data)), 400)["problems"]
+        assert [problem["where"] for problem in refused] == ["control"]
+        answers(f"page: {given} as condition picture", refused[0]["text"])
+    assert not list((tmp_path / "out").rglob("*.png")) and not list((tmp_path / "out").rglob(".*.sent"))
+    assert client(routes).post("/aprendiz/condition", content=b"x" * (17 << 20)).status_code == 413
+
+
+def test_what_finished_while_the_host_was_closed_is_placed_once_and_over_nothing(tmp_path: Path, data: Path,
+                                                                                 user_folder: Path) -> None:
+    looked_in = tmp_path / "loras"
+
+    def finished(run: Run) -> str:
+        return results.prompt(results.place(run, lambda kind: looked_in if kind == "lora" else None), None)
+
+    run, other = made(tmp_path, data), made(tmp_path, data, name="other", steps=4)
+    for one, words in ((run, "own"), (other, "else")):
+        one.attempt = 1
+        one.event("finished", step=3, file=one.file)
+        write_tensors(one.file, words)
+    (run.folder / UNPLACED).touch()  # begun by this host; the other one was not
+    looked_in.mkdir()
+    write_tensors(looked_in / "one.safetensors", "somebody's")
+    before = (looked_in / "one.safetensors").read_bytes()
+    routes = Routes(Desk(lambda: tmp_path / "out", at_once([]), finished))  # of a host that was started anew
+    assert told(post(routes, "missed", {})) == {"placed": ["one"]}
+    assert (looked_in / "one.safetensors").read_bytes() == before
+    assert sorted(file.name for file in looked_in.iterdir()) == ["one-2.safetensors", "one.safetensors"]
+    (looked_in / "one-2.safetensors").unlink()  # the person does not want it there
+    assert told(post(routes, "missed", {})) == {"placed": []} and len(list(looked_in.iterdir())) == 1
+    assert told(post(Routes(Desk(lambda: tmp_path / "out", at_once([]))), "missed", {})) == {"placed": []}
+
+
+def write_tensors(file: Path, words: str) -> None:
+    save_file({"lora.weight": np.frombuffer(words.encode(), np.uint8)}, file)
 
 
 def test_a_drawn_picture_is_found_by_its_key_alone(routes: Routes, tmp_path: Path) -> None:

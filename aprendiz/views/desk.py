@@ -7,6 +7,7 @@ at module level: hosts import this.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -27,13 +28,16 @@ from ..run import Run, find_runs, read_events
 from ..settings import NAME, DataSettings, Job, unfold
 from ..worker.client import PROGRAM, Worker, last_words, start
 from ..worker.messages import ENDS
-from . import studio
+from . import studio, uploads
 from .studio import Studio
+
+logger = logging.getLogger(__name__)
 
 BUSY = ("queued", "running", "paused")
 CHECKS = {"--check": 4, "--estimate": 1}  # answers that are kept, and processes at a time
 COUNTED = 20.0  # seconds for which a folder's pictures need not be counted again
 LEAVING = 15.0  # seconds for which an ended worker's process is waited for
+UNPLACED = "unplaced"  # a file in a run's folder, from its start here until its result is where the host looks
 
 
 DESKS: dict[str, Desk] = {}  # of hosts that execute their own scripts anew within one process
@@ -62,6 +66,7 @@ class Desk:
     _checks: dict[str, Check] = field(default_factory=dict)
     _counted: tuple[DataSettings, float, int] | None = None
     _lock: threading.RLock = field(default_factory=threading.RLock)
+    _placing: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
         self.studio = Studio(lambda: self.output().absolute() / "aprendiz" / ".tries")
@@ -118,6 +123,9 @@ class Desk:
         if self.before is not None:
             self.before(run)
         worker = self._workers[run.folder] = start(run, keep_running=keep_running)
+        if self.finished is not None:
+            with disk_errors(run.folder):
+                (run.folder / UNPLACED).touch()
         threading.Thread(target=self._await_end, args=(worker,), name=f"aprendiz {run.name}", daemon=True).start()
         return run
 
@@ -125,14 +133,39 @@ class Desk:
         worker.wait()
         worker.let_go()
         if self.finished is not None and worker.run.state == "finished":
-            self.finished(worker.run)
+            with self._placing:
+                self._place(worker.run)
+
+    def _place(self, run: Run) -> str:
+        """Hand a finished run's result to the host; from then on it is the person's to move or delete."""
+        assert self.finished is not None
+        told = self.finished(run)
+        with suppress(OSError):
+            (run.folder / UNPLACED).unlink(missing_ok=True)
+        return told
+
+    def place_missed(self) -> list[str]:
+        """Hand over what finished while nobody was there to do it, once: the names of these runs."""
+        placed: list[str] = []
+        if self.finished is None:
+            return placed
+        with self._placing:
+            for run in self.runs():
+                if (run.folder / UNPLACED).is_file() and run.state == "finished" and not self._beginning(run):
+                    try:
+                        self._place(run)
+                        placed.append(run.name)
+                    except AprendizError as error:  # told where its result is asked for
+                        logger.warning("%s", error.problem.english)
+        return placed
 
     def place(self, name: str) -> str:
         """Have the host put a finished run's result where it looks, and what calls it in a prompt there. Raises RunError."""
         run = self.run(name)
         if run.state != "finished" or self.finished is None:
             raise RunError("{name} is not finished yet, so there is nothing to use. Go on with it first.", name=name)
-        return self.finished(run)
+        with self._placing:
+            return self._place(run)
 
     def tell(self, name: str, command: str) -> None:
         """Steer a run. Raises RunError where nobody would hear it."""
@@ -228,7 +261,7 @@ class Desk:
         """Have pictures drawn with a base alone and with what was learned: the keys of both sides. Raises AprendizError.
 
         values: run and file (of a run, or a path where run is empty; both empty: the base alone), base (a path; empty: the
-        run's own), weight, control (path of a condition picture), prompt, and what `studio.DRAWN` names.
+        run's own), weight, kept (key of a condition picture) or control (path of one), prompt, and what `studio.DRAWN` names.
         """
         run = self.run(str(values["run"])) if values.get("run") else None
         job = run.values() if run is not None else {}
@@ -238,7 +271,9 @@ class Desk:
         problems = self._paths("base", base)
         if problems:
             raise ProblemsError(problems)
-        control = self.allowed(Path(str(values["control"]))) if values.get("control") else None
+        control = self.condition(str(values["kept"])) if values.get("kept") else None
+        if control is None and values.get("control"):
+            control = self.allowed(Path(str(values["control"])))
         weight = float(values.get("weight", 1.0))
         result: list[str] = []
         if run is not None:
@@ -254,6 +289,17 @@ class Desk:
                    for flag, word in zip(result[::2], result[1::2])]
         plain = self.studio.side(common, seen)
         return {"base": plain.key, "tuned": self.studio.side([*common, *result], [*seen, *learned]).key if result else None}
+
+    def keep_condition(self, data: bytes) -> tuple[str, tuple[int, int]]:
+        """Keep a condition picture that a page sent: its key and its size in pixels. Raises AprendizError."""
+        return uploads.keep(data, self._conditions())
+
+    def condition(self, key: str) -> Path:
+        """The file of a kept condition picture. Raises RunError."""
+        return uploads.kept(key, self._conditions())
+
+    def _conditions(self) -> Path:
+        return self.output().absolute() / "aprendiz" / ".conditions"
 
     # Checks
 

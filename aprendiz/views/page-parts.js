@@ -7,7 +7,7 @@ export const root = () => (window.gradioApp ? window.gradioApp() : document)
 export const find = id => root().querySelector('#' + CSS.escape(id))
 
 /** What the page was told once, by the route `words`: texts, settings, methods, samplers. */
-export const told = {words: {}, panel: {}, settings: [], methods: {}, samplers: []}
+export const told = {words: {}, panel: {}, settings: [], methods: {}, samplers: [], largest_picture: 0}
 export const say = (key, fields = {}) => (told.words[key] || key).replace(/{(\w+)}/g, (all, name) => fields[name] ?? all)
 
 const there = child => child !== null && child !== undefined && child !== false
@@ -49,9 +49,10 @@ export function remembered(name, otherwise = null) {
   try { return localStorage.getItem(`aprendiz-${name}`) ?? otherwise } catch { return otherwise }
 }
 
-/** Ask a route; an object. What a person can mend is thrown with its `problems`. */
+/** Ask a route, with an object or a file; an object. What a person can mend is thrown with its `problems`. */
 export async function ask(path, body) {
-  const how = body === undefined ? {} : {method: 'POST', body: JSON.stringify(body), headers: {'Content-Type': 'application/json'}}
+  const how = body === undefined ? {} : body instanceof Blob ? {method: 'POST', body, headers: {'Content-Type': 'application/octet-stream'}}
+    : {method: 'POST', body: JSON.stringify(body), headers: {'Content-Type': 'application/json'}}
   const answer = await fetch(at(path), how)
   const value = await answer.json().catch(() => ({problems: []}))
   if (!answer.ok) throw Object.assign(new Error(value.problems?.[0]?.text || answer.statusText), {problems: value.problems || []})

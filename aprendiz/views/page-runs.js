@@ -1,9 +1,10 @@
-// The runs of this output folder: the one that is shown in the run panel, the list, and several of them compared.
+// The runs of this output folder: the one that is shown in the run panel, and the list.
 
+import {compared, compareRun, comparison, refreshComparison} from './page-compare.js'
 import {ask, at, fill, filePath, make, note, press, remember, say, section, told, write} from './page-parts.js'
 
 export const places = {panel: make('div', {class: 'ap-panel'})}
-export const shelf = {runs: [], chosen: null, compared: new Set(), offset: 0, panel: null, listed: 0, fresh: 0, busy: false, dead: false,
+export const shelf = {runs: [], chosen: null, offset: 0, panel: null, listed: 0, fresh: 0, busy: false, dead: false,
   changed: () => {}, tried: () => {}}
 
 let part = null
@@ -23,6 +24,7 @@ export async function listRuns() {
   }
   drawRuns()
   shelf.changed()
+  refreshComparison(shelf.runs).catch(() => {})
 }
 
 const key = (what, run) => ({'data-key': `${what} ${run.name}`})
@@ -49,7 +51,7 @@ function drawRun(run) {
       run.files.length > 0 && make('button', {onclick: () => shelf.tried(run.name), ...key('try', run)}, say('try_it')),
       !run.busy && run.state !== 'finished' && make('button', {onclick: () => act(run.name, 'resume'), ...key('resume', run)}, say('resume')),
       make('button', {onclick: () => useSettings(run.name), ...key('use', run)}, say('again')),
-      make('label', {class: 'ap-compare'}, make('input', {type: 'checkbox', checked: shelf.compared.has(run.name), ...key('compare', run),
+      make('label', {class: 'ap-compare'}, make('input', {type: 'checkbox', checked: compared.has(run.name), ...key('compare', run),
         onchange: event => compareRun(run.name, event.target.checked)}), say('compare')),
       !run.busy && make('button', {class: 'ap-danger', onclick: event => confirmDelete(run.name, event.target), ...key('delete', run)}, say('delete'))))
 }
@@ -145,63 +147,4 @@ function feed(panel, answer) {
   if (answer.state === 'dead' && !shelf.dead) panel.take([{event: 'failed', dead: true, problems: answer.problems}])
   shelf.dead = answer.state === 'dead'
   panel.state = answer.state
-}
-
-// Comparing
-
-const comparison = make('div', {class: 'ap-comparison'})
-const curves = new Map()
-
-async function compareRun(name, on) {
-  on ? shelf.compared.add(name) : shelf.compared.delete(name)
-  if (on && !curves.has(name)) {
-    const found = {losses: [], samples: []}
-    curves.set(name, found)
-    for (let offset = 0, more = true; more;) {
-      const answer = await ask(`runs/${encodeURIComponent(name)}/events?from=${offset}`).catch(() => ({events: [], next: offset}))
-      for (const event of answer.events) {
-        if (event.event === 'step' && event.loss !== null) found.losses.push([event.step, event.loss])
-        if (event.event === 'sample') found.samples.push(event)
-      }
-      more = answer.next > offset
-      offset = answer.next
-    }
-  }
-  if (!on) curves.delete(name)
-  drawComparison()
-}
-
-const COLOURS = ['#c2570c', '#2563b0', '#1f8a4c', '#8a3ab9', '#a08000', '#b02a5b']
-const svg = (tag, attributes, text) => {
-  const node = document.createElementNS('http://www.w3.org/2000/svg', tag)
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value)
-  if (text !== undefined) node.textContent = text
-  return node
-}
-
-function drawComparison() {
-  const names = [...shelf.compared].filter(name => curves.has(name))
-  if (names.length < 1) return comparison.replaceChildren()
-  const lines = names.map(name => smooth(curves.get(name).losses)), all = lines.flat()
-  const width = Math.max(280, comparison.clientWidth || 560), height = 180
-  const last = Math.max(1, ...all.map(([step]) => step)), top = Math.max(1e-6, ...all.map(([, loss]) => loss)) * 1.05
-  const chart = svg('svg', {viewBox: `0 0 ${width} ${height}`, role: 'img', 'aria-label': `${say('loss')}: ${names.join(', ')}`})
-  const place = ([step, loss]) => `${(40 + (width - 48) * step / last).toFixed(1)},${(8 + (height - 30) * (1 - loss / top)).toFixed(1)}`
-  lines.forEach((line, index) => chart.append(svg('polyline', {points: line.map(place).join(' '), fill: 'none',
-    stroke: COLOURS[index % COLOURS.length], 'stroke-width': 2, ...(index % 2 ? {'stroke-dasharray': '6 3'} : {})})))
-  for (const [text, x, y] of [[top.toFixed(2), 2, 16], ['0', 2, height - 22], [String(last), width - 40, height - 6]]) chart.append(svg('text', {x, y}, text))
-  comparison.replaceChildren(make('h3', {}, say('loss')), chart, ...names.map((name, index) => {
-    const samples = curves.get(name).samples, end = Math.max(-1, ...samples.map(one => one.step))
-    return make('div', {class: 'ap-row'}, make('b', {style: `color:${COLOURS[index % COLOURS.length]}`}, name),
-      ...samples.filter(one => one.step === end).slice(0, 6).map(one =>
-        make('img', {src: at(filePath(name, one.file)), alt: one.prompt || '', title: one.prompt || '', width: 96, height: 96})))
-  }))
-}
-
-/** A running mean, at most 300 points. */
-function smooth(points) {
-  let mean = null
-  const soft = points.map(([step, loss]) => [step, mean = mean === null ? loss : 0.93 * mean + 0.07 * loss])
-  const every = Math.max(1, Math.floor(soft.length / 300))
-  return soft.filter((_, index) => index % every === 0 || index === soft.length - 1)
 }

@@ -29,6 +29,7 @@ export function showProblems(problems, lines = []) {
     else above(text)
   }
   for (const line of lines) summary?.append(make('p', {class: 'ap-soft'}, line))
+  if (!first && !late.length && summary?.childElementCount) summary.scrollIntoView({block: 'nearest', behavior: 'auto'})
   // What is folded away is unfolded first: newer Gradios make it only then.
   for (const section of new Set(late.map(([one]) => sectionOf(one)))) section.querySelector('button, .label-wrap')?.click()
   if (late.length) setTimeout(() => { for (const [one, text] of late) find(one.id) ? beside(find(one.id), text) : above(text) }, UNFOLDING)

@@ -39,7 +39,10 @@ function build() {
   parts.prompt = make('textarea', {rows: 2})
   parts.negative = make('input', {type: 'text'})
   parts.base = make('input', {type: 'text'})
-  parts.control = make('input', {type: 'text'})
+  parts.control = make('input', {type: 'text', placeholder: say('try_control_path'), 'aria-label': say('try_control_path')})
+  parts.picture = make('input', {type: 'file', accept: 'image/png,image/jpeg,image/webp,image/bmp', onchange: sendCondition})
+  parts.condition = make('img', {class: 'ap-condition', alt: '', hidden: true, width: 64, height: 64})
+  parts.conditionNote = make('div', {'aria-live': 'polite'})
   parts.sampler = make('select', {}, ...told.samplers.map(name => make('option', {value: name}, name)))
   parts.device = make('select', {}, ...['auto', 'cpu'].map(name => make('option', {value: name}, name)))
   parts.draw = make('button', {class: 'ap-main', onclick: () => drawOnce()}, say('draw'))
@@ -48,7 +51,8 @@ function build() {
   parts.stepField = labelled(say('try_step'), parts.step, parts.stepWords)
   parts.weightField = labelled(say('try_weight'), parts.weight, parts.weightWords)
   parts.fileField = labelled(say('try_path'), parts.file)
-  parts.controlField = labelled(say('try_control'), parts.control)
+  parts.controlField = make('div', {class: 'ap-field ap-control'}, labelled(say('try_control'), parts.picture), parts.condition,
+    parts.conditionNote, parts.control)
   parts.rows = make('div', {class: 'ap-tries', 'aria-live': 'polite'})
   fill(part.body,
     make('div', {class: 'ap-fields'}, labelled(say('try_result'), parts.run), parts.fileField, parts.stepField, parts.weightField, parts.controlField),
@@ -62,6 +66,28 @@ function build() {
       labelled(say('try_width'), number('width', {min: 64, step: 8})), labelled(say('try_height'), number('height', {min: 64, step: 8})))),
     make('div', {class: 'ap-row'}, parts.draw, parts.every, parts.end), parts.rows)
   listResults()
+}
+
+/** Hand the chosen condition picture to the server, which keeps it under a key of its own. */
+let kept = null
+async function sendCondition() {
+  const file = parts.picture.files[0]
+  kept = null
+  parts.condition.hidden = true
+  fill(parts.conditionNote)
+  if (!file) return
+  if (file.size > told.largest_picture) return fill(parts.conditionNote, sentence({text: say('too_large', {size: told.largest_picture >> 20, side: 4096})}))
+  fill(parts.conditionNote, make('p', {class: 'ap-soft'}, say('sending')))
+  try {
+    const answer = await ask('condition', file)
+    if (parts.picture.files[0] !== file) return
+    kept = answer.key
+    Object.assign(parts.condition, {src: at(`condition?key=${kept}`), alt: file.name, hidden: false})
+    fill(parts.conditionNote, make('p', {class: 'ap-soft ap-num'}, `${answer.width} × ${answer.height}`))
+    parts.control.value = ''
+  } catch (error) {
+    if (parts.picture.files[0] === file) fill(parts.conditionNote, ...problemsOf(error).map(sentence))
+  }
 }
 
 const chosenRun = () => shelf.runs.find(run => run.name === parts.run.value)
@@ -117,7 +143,8 @@ const given = name => parts[name].value.trim()
 function wanted(index = Number(parts.step.value)) {
   const run = chosenRun(), chosen = run?.files[index]
   const values = {run: run?.name ?? '', file: run ? chosen?.file : parts.run.value === ' file' ? given('file') : '', base: given('base'),
-    weight: Number(parts.weight.value), control: parts.controlField.hidden ? '' : given('control'), prompt: parts.prompt.value}
+    weight: Number(parts.weight.value), prompt: parts.prompt.value,
+    ...(parts.controlField.hidden ? {} : given('control') ? {control: given('control')} : {kept: kept ?? ''})}
   for (const name of ['seed', 'count', 'steps', 'guidance', 'sampler', 'negative', 'width', 'height', 'device']) values[name] = given(name)
   const weight = parts.weightField.hidden ? '' : say('at_weight', {weight: parts.weightWords.textContent})
   const what = run ? [run.name, chosen?.step && say('at_step', {step: chosen.step}), weight] : values.file ? [values.file.split(/[\\/]/).pop(), weight] : []
@@ -166,7 +193,7 @@ function drawRow(row, values, title, count, base, tuned) {
   const words = [values.prompt, `seed ${values.seed || 0}`].filter(Boolean).join(' · ')
   const side = (name, told, first) => make('div', {class: 'ap-side'}, make('p', {class: 'ap-name'}, name),
     ...told.problems.map(sentence),
-    !told.ready && make('p', {class: 'ap-soft ap-num'}, told.total ? say('drawing', told) : first ? say('draw_waits') : ''),
+    !told.ready && !told.waits && make('p', {class: 'ap-soft ap-num'}, told.total ? say('drawing', told) : first ? say('draw_waits') : ''),
     make('div', {class: 'ap-drawn'}, ...Array.from({length: told.ready ? told.count : count}, (_, n) =>
       told.ready ? make('a', {href: at(`drawn?key=${told.key}&n=${n}`), target: '_blank', rel: 'noopener'},
         make('img', {src: at(`drawn?key=${told.key}&n=${n}`), alt: `${name}: ${values.prompt}`, width: 128, height: 128}))
@@ -174,5 +201,23 @@ function drawRow(row, values, title, count, base, tuned) {
   const state = JSON.stringify([base, tuned])
   if (row.dataset.state === state) return
   row.dataset.state = state
-  fill(row, make('p', {class: 'ap-soft ap-words'}, words), make('div', {class: 'ap-sides'}, side(say('try_bare'), base, true), tuned && side(title, tuned, false)))
+  const waiting = [base, tuned].find(side => side?.waits && !side.ready)
+  fill(row, make('p', {class: 'ap-soft ap-words'}, words), waiting && waits({device: waiting.waits, by: waiting.by}), make('div', {class: 'ap-sides'}, side(say('try_bare'), base, true), tuned && side(title, tuned, false)))
+}
+
+/** Why nothing is drawn yet, and what can be done about it. */
+function waits({device, by} = {}) {
+  const run = shelf.runs.find(one => one.name === by)
+  return make('div', {class: 'ap-waits', role: 'status'}, make('p', {}, by ? say('waits', {device, by}) : say('waits_bare', {device})),
+    make('div', {class: 'ap-row'},
+      run && make('button', {onclick: () => ask(`runs/${encodeURIComponent(by)}/tell`, {command: 'pause'}).catch(() => {})}, say('pause_it', {name: by})),
+      device !== 'cpu' && make('button', {onclick: onTheCpu}, say('draw_cpu'))))
+}
+
+/** Give up what waits, and draw the same on the processor. */
+async function onTheCpu() {
+  parts.device.value = 'cpu'
+  await ask('untry', {}).catch(() => {})
+  while (parts.draw.disabled) await wait(LOOK_EVERY)  // the row that waited has to take note
+  drawOnce()
 }

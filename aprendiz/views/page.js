@@ -71,6 +71,10 @@ function listen() {
   if (!page || page.dataset.heard) return
   page.dataset.heard = 'yes'
   if (window.aprendizHost) find('aprendiz-samples-sample-prompts')?.append(make('button', {class: 'ap-read', onclick: readHost}, say('read')))
+  find('aprendiz-settings')?.prepend(make('button', {class: 'ap-skip', type: 'button', onclick: () => {
+    const start = find('aprendiz-start')
+    ;(start?.tagName === 'BUTTON' ? start : start?.querySelector('button'))?.focus()
+  }}, say('to_start')))
   find('aprendiz-start')?.addEventListener('click', () => { clearProblems(); note(say('starting')) })
   const look = after => { clearTimeout(waitingLook); waitingLook = setTimeout(() => press('aprendiz-look'), after) }
   for (const kind of ['input', 'change', 'focusout', 'click']) {
@@ -109,6 +113,11 @@ async function begin() {
   shelf.changed = listResults
   shelf.tried = tryRun
   tick()
+  const {placed} = await ask('missed', {}).catch(() => ({placed: []}))
+  if (placed.length) {
+    note(say('placed', {names: placed.join(', ')}))
+    window.aprendizHost?.ended()
+  }
 }
 
 begin().catch(() => setTimeout(() => begin(), 2000))

@@ -13,6 +13,8 @@
     POST check {values}                   problems and forecast         estimate {values}    steps, time and memory
     POST try {run, file, prompt, ...}     pictures asked for            GET  tried?key=K     how far they are
     GET  drawn?key=K&n=N                  one of them                   POST untry {}        no more of them
+    POST condition BYTES                  a condition picture to draw after, kept by a key   GET condition?key=K   the same
+    POST missed {}                        results placed that finished while nobody was there
 
 Every answer is bounded. A name is checked before it becomes a path, a path is opened only within the folders of the desk and, in
 a run, within its folder; nothing here is HTML, so nothing is interpreted. Requests must come from the page's own origin. Standard
@@ -35,7 +37,7 @@ from ..errors import AprendizError, DatasetError, Problem, RunError
 from ..run import Run, read_events
 from ..settings import SAMPLERS, DataSettings
 from ..texts import language
-from . import panel, studio
+from . import panel, studio, uploads
 from .controls import schema
 from .desk import BUSY, Desk, plain
 from .words import words
@@ -46,7 +48,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
-SCRIPTS = ("page.js", "page-parts.js", "page-settings.js", "page-pictures.js", "page-runs.js", "page-try.js", "panel.js")
+SCRIPTS = ("page.js", "page-parts.js", "page-settings.js", "page-pictures.js", "page-runs.js", "page-compare.js", "page-try.js",
+           "panel.js")
 PAGE_FILES = {**dict.fromkeys(SCRIPTS, "text/javascript"), "page.css": "text/css"}
 SHOWN = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp", ".gif": "image/gif",
          ".txt": "text/plain; charset=utf-8",
@@ -54,6 +57,7 @@ SHOWN = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp", ".gif
          ".safetensors": "application/octet-stream",
          ".csv": "text/csv; charset=utf-8"}
 LARGEST_BODY = 4 << 20  # bytes of a request
+LARGEST = {"condition": uploads.LARGEST}  # of those that bring a picture
 EVENTS_AT_ONCE = 1 << 20  # bytes of events in an answer; the page asks again for the rest
 PICTURES_AT_ONCE = 200
 MOST_RUNS = 500
@@ -133,7 +137,7 @@ class Routes:
             return Answer(200, (HERE / name).read_bytes(), PAGE_FILES[name], headers={"Cache-Control": "no-cache"})
         if name == "words":
             return json_answer({"words": words(), "panel": panel.texts(language()), "settings": schema(),
-                                "methods": studio.takes(), "samplers": SAMPLERS})
+                                "methods": studio.takes(), "samplers": SAMPLERS, "largest_picture": uploads.LARGEST})
         if name == "runs":
             return json_answer({"runs": [self._listed(run) for run in self.desk.runs()[:MOST_RUNS]]})
         if name in ("thumbnail", "picture"):
@@ -143,9 +147,15 @@ class Routes:
         if name == "drawn":
             file = self.desk.studio.picture(request.query["key"], request.number("n"))
             return Answer(kind="image/png", file=file, headers={"Cache-Control": "private, max-age=86400"})
+        if name == "condition":
+            file = self.desk.condition(request.query["key"])
+            return Answer(kind="image/png", file=file, headers={"Cache-Control": "private, max-age=86400"})
         return json_answer({"problems": []}, 404)
 
     def _post(self, name: str, request: Request) -> Answer:
+        if name == "condition":
+            key, (width, height) = self.desk.keep_condition(request.body)
+            return json_answer({"key": key, "width": width, "height": height})
         given = request.json()
         if name == "pictures":
             return json_answer(self._pictures(given))
@@ -160,6 +170,8 @@ class Routes:
             return json_answer(self.desk.estimate(given["values"]))
         if name == "try":
             return json_answer(self.desk.try_out(given))
+        if name == "missed":
+            return json_answer({"placed": self.desk.place_missed()})
         if name == "untry":
             self.desk.studio.end()
             return json_answer({"ok": True})
@@ -416,7 +428,7 @@ def mount(app: Any, routes: Routes, *, prefix: str = "/aprendiz", allowed: Calla
         body = bytearray()
         async for part in request.stream():
             body += part
-            if len(body) > LARGEST_BODY:
+            if len(body) > LARGEST.get(request.path_params["rest"], LARGEST_BODY):
                 return Response(status_code=413)
         asked = Request(request.method, request.path_params["rest"], dict(request.query_params), bytes(body))
         told = await run_in_threadpool(routes.handle, asked)

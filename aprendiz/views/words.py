@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..errors import Problem
 from ..texts import language, translations
+from . import uploads
 
 WORDS = {
     "pictures": Problem("Pictures"),
@@ -58,7 +59,10 @@ WORDS = {
     "try_path": Problem("Path of a LoRA, embedding or ControlNet"),
     "try_step": Problem("After step"),
     "try_weight": Problem("Weight"),
-    "try_control": Problem("Condition picture (path)"),
+    "try_control": Problem("Condition picture"),
+    "try_control_path": Problem("Condition picture, by its path"),
+    "too_large": uploads.too_large().problem,
+    "sending": Problem("Sending the picture"),
     "try_prompt": Problem("Prompt"),
     "try_trigger": Problem("The word that was taught is {trigger}"),
     "try_more": Problem("Base, size and sampler"),
@@ -81,6 +85,15 @@ WORDS = {
     "draw_end": Problem("Stop drawing"),
     "draw_waits": Problem("Opening the base"),
     "drawing": Problem("Drawing {done} of {total}"),
+    "waits": Problem("Waiting for {device}, where {by} is being trained. It is drawn once that run is paused or has ended."),
+    "waits_bare": Problem("Waiting for {device}, which something else is using."),
+    "draw_cpu": Problem("Draw on the CPU instead"),
+    "pause_it": Problem("Pause {name}"),
+    "placed": Problem("Finished while this program was closed, and now where it looks: {names}."),
+    "compared": Problem("Compared runs"),
+    "until_step": Problem("Samples after step"),
+    "no_samples": Problem("no samples yet"),
+    "to_start": Problem("Skip the settings, to Start"),
     "loss": Problem("Loss"),
     "queued": Problem("queued"),
     "running": Problem("running"),
