@@ -29,6 +29,7 @@ if not __package__:
     runpy.run_module("aprendiz" if _command else "aprendiz.worker", run_name="__main__", alter_sys=True)
     raise SystemExit(0)
 
+import gc
 import io
 import logging
 import threading
@@ -89,4 +90,7 @@ def hold_lifeline(run: Run) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    # Otherwise Python goes once more through all that the libraries made, a second of the processor, before it lets go of it.
+    gc.freeze()
+    raise SystemExit(code)
