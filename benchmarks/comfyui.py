@@ -1,9 +1,20 @@
-"""What our part costs ComfyUI: its load time, the server's loop, the page's frames.
+"""What our part costs ComfyUI: its load time, a worker's start, the server's loop, the page's frames.
 
     COMFYUI_DIR=folder COMFYUI_PYTHON=its python    python -m benchmarks.comfyui
 
 writes `benchmarks/hosts/comfyui-speed.json`. Each figure is the median of several; the bounds are those of the design: 0.3 s to
-load, 50 ms of the host's thread for any callback, 100 kB of scripts, 8 ms a frame with ten runs of ten thousand points.
+load, 8 s to start a worker, 50 ms of the host's thread for any callback, 100 kB of scripts, 8 ms a frame with ten runs of ten
+thousand points. A name behind it (`load`, `worker`, `page`, `loop`) measures that one anew and leaves the others.
+
+`load`: `load_ms` is our own part, with bytecode in place and the nodes' descriptions included. The host's log counts more of
+its own under our name: where no other extension came before, the import of what it reads `pyproject.toml` with (`reader_ms`);
+and where its heap has just grown enough, a collection of all of it (`collection_ms`, how long one takes).
+
+`worker`: what a training node's own client (`nodes/runs.py`) adds to a run on micro with eight pictures, in ComfyUI's Python
+with ComfyUI's modules loaded, without its server. `added_s`: from the node's call until it has its result, less the steps
+(`step_s`, the median) and the sample pictures (`drawing_s`); within it, `ready_s` until the worker has its libraries and
+`opened_s` until micro is open. Read from the times that the run's own events tell. Caches are empty, no file is read for the
+first time.
 
 The loop's figure is the longest time for which the server's event loop did not come round while an answer was made; the page's
 is the time of scripts, styles, layout and painting of a frame, while each of ten panels gets a step every ten frames
@@ -13,6 +24,8 @@ is the time of scripts, styles, layout and painting of a frame, while each of te
 from __future__ import annotations
 
 import asyncio
+import gc
+import importlib
 import json
 import os
 import shutil
@@ -29,13 +42,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "hosts" / "comfyui-speed.json"
 STEPS, RUNS, FRAMES = 10_000, 10, 60
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-LOAD = ("import importlib.util as u, sys, time, asyncio; sys.path[:0] = [{host!r}]; sys.argv = ['main.py', '--cpu']; "
-        "import comfy.options; comfy.options.enable_args_parsing(); "
-        "import utils.install_util, comfy_api.latest, folder_paths, nodes, server; "
-        "began = time.perf_counter(); s = u.spec_from_file_location('door', {door!r} + '/__init__.py', "
-        "submodule_search_locations=[{door!r}]); m = u.module_from_spec(s); sys.modules['door'] = m; s.loader.exec_module(m); "
-        "e = asyncio.run(m.comfy_entrypoint()); n = asyncio.run(e.get_node_list()); loaded = time.perf_counter(); "
-        "[one.GET_NODE_INFO_V1() for one in n]; print('FIGURES', loaded - began, time.perf_counter() - loaded)")
+LESSON = 30  # steps of a run whose start is measured
 PANELS = """async ([steps, runs, texts]) => {
     document.body.style.cssText = 'margin:0;display:grid;grid-template-columns:repeat(5,420px)'
     window.panels = [...Array(runs)].map((_, i) => { const panel = document.createElement('aprendiz-run')
@@ -63,17 +70,93 @@ DRAW = """async ([steps, runs, frames]) => {
     return spent }"""
 
 
+def in_host(what: str, times: int) -> list[dict[str, float]]:
+    """Figures that this file measures in ComfyUI's Python, each time in a new process; the first, which compiles, is left out."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "PYTHONPYCACHEPREFIX": folder, "PYTHONDONTWRITEBYTECODE": ""}
+        for _ in range(times + 1):
+            done = subprocess.run([os.environ["COMFYUI_PYTHON"], __file__, what], capture_output=True, text=True, check=True,
+                                  cwd=os.environ["COMFYUI_DIR"], env=environment)
+            line = next(line for line in done.stdout.splitlines() if line.startswith("FIGURES"))
+            found.append(json.loads(line.partition(" ")[2]))
+    return found[1:]
+
+
+def middle(found: list[dict[str, float]], digits: int) -> dict[str, float]:
+    """The median of each figure."""
+    return {name: round(statistics.median(one[name] for one in found), digits) for name in found[0]}
+
+
+def host_modules() -> None:
+    """What ComfyUI has loaded before it comes to extensions."""
+    sys.path[:0] = [os.getcwd()]
+    sys.argv[1:] = ["--cpu"]
+    import comfy.options
+    comfy.options.enable_args_parsing()
+    for name in ("utils.install_util", "comfy_api.latest", "folder_paths", "nodes", "server"):
+        importlib.import_module(name)
+
+
+def load_here() -> dict[str, float]:
+    """Load the door as ComfyUI does, in milliseconds."""
+    host_modules()
+    gc.collect()
+    began = time.perf_counter()
+    gc.collect()
+    collected = time.perf_counter()
+    importlib.import_module("comfy_config.config_parser")
+    read = time.perf_counter()
+    gc.disable()  # whether a collection of the host's heap falls into this is chance, and told apart
+    from comfy_door import door
+    extension = asyncio.run(door().comfy_entrypoint())
+    found = asyncio.run(extension.get_node_list())
+    for node in found:
+        node.GET_SCHEMA()
+    loaded = time.perf_counter()
+    for node in found:
+        node.GET_NODE_INFO_V1()
+    described = time.perf_counter()
+    return {"load_ms": 1000 * (loaded - read), "describe_nodes_ms": 1000 * (described - loaded),
+            "reader_ms": 1000 * (read - collected), "collection_ms": 1000 * (collected - began)}
+
+
+def worker_here() -> dict[str, float]:
+    """Train as a node does and read from the events what was no step, in seconds."""
+    host_modules()
+    from comfy_door import Host, door
+    runs, settings, run_module = door("nodes.runs"), door("aprendiz.settings"), door("aprendiz.run")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["APRENDIZ_HOME"] = str(Path(folder) / "home")
+        door("aprendiz.micro.pictures").write_pictures(Path(folder) / "pictures", "fish", count=8)
+        job = settings.Job.read({"data": str(Path(folder) / "pictures"), "steps": LESSON, "device": "cpu", "name": "fish"})
+        run = run_module.Run.create(Path(folder) / "output", job, "digest")
+        host = Host(Path(folder) / "host")
+        began = time.time()
+        watch = runs.take_up(run, host, None, False)
+        runs.attend(watch, host, lambda event: None)
+        runs.place(run, host)
+        ended = time.time()
+        events = run.events()
+    times = [began, *(event["time"] for event in events if event["attempt"]), ended]
+    spent = [(event["event"], later - earlier) for event, earlier, later in zip([*events[1:], {"event": "end"}], times, times[1:])]
+    steps = [seconds for kind, seconds in spent if kind == "step"]
+    drawn = sum(seconds for kind, seconds in spent if kind == "sample")
+    step = statistics.median(steps)
+    ready = next(event["time"] for event in events if event["event"] == "ready")
+    opened = next(event["time"] for event in events if event["event"] == "caching")
+    return {"ready_s": ready - began, "opened_s": opened - began, "step_s": step, "drawing_s": drawn,
+            "added_s": ended - began - LESSON * step - drawn}
+
+
 def load() -> dict[str, float]:
     """Milliseconds to load the door in a real ComfyUI, and to describe all nodes to a page."""
-    code = LOAD.format(host=os.environ["COMFYUI_DIR"], door=str(ROOT))
-    found = []
-    for _ in range(5):
-        done = subprocess.run([os.environ["COMFYUI_PYTHON"], "-c", code], capture_output=True, text=True, check=True,
-                              cwd=os.environ["COMFYUI_DIR"])
-        line = next(line for line in done.stdout.splitlines() if line.startswith("FIGURES"))
-        found.append([1000 * float(word) for word in line.split()[1:]])
-    loads, describes = zip(*found)
-    return {"load_ms": round(statistics.median(loads), 1), "describe_nodes_ms": round(statistics.median(describes), 1)}
+    return middle(in_host("load", 5), 1)
+
+
+def worker() -> dict[str, dict[str, float]]:
+    """Seconds that a worker's start and end add to a training."""
+    return {"worker": middle(in_host("worker", 3), 2)}
 
 
 def long_runs(output: Path) -> list[str]:
@@ -160,19 +243,32 @@ def page() -> dict[str, Any]:
             "scripts_kb": round(sum(file.stat().st_size for file in (ROOT / "web" / "aprendiz.js", panel.SCRIPT)) / 1000, 1)}
 
 
-def main() -> None:
-    """Measure and write."""
-    sys.path.insert(0, str(ROOT / "tests"))
+def answers() -> dict[str, Any]:
+    """How long the server's loop is away for each of our answers."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["APRENDIZ_HOME"] = str(Path(folder) / "home")
         from aprendiz import run
-        figures: dict[str, Any] = {**load(), **page()}
         ids = long_runs(Path(folder) / "output")
         run._remember(Path(folder) / "output")
-        figures["loop_away_ms"] = loop(ids)
+        return {"loop_away_ms": loop(ids)}
+
+
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {"load": load, "worker": worker, "page": page, "loop": answers}
+
+
+def main(asked: list[str]) -> None:
+    """Measure and write."""
+    figures = json.loads(RESULT.read_text(encoding="utf-8")) if asked else {}
+    for name in asked or PARTS:
+        figures |= PARTS[name]()
     RESULT.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     print(json.dumps(figures, indent=2, sort_keys=True))
 
 
 if __name__ == "__main__":
-    main()
+    sys.path.insert(0, str(ROOT / "tests"))
+    if sys.path[1] == str(Path(__file__).parent):  # run by its path, in ComfyUI's Python
+        del sys.path[1]
+        print("FIGURES", json.dumps({"load": load_here, "worker": worker_here}[sys.argv[1]]()))
+    else:
+        main(sys.argv[1:])
