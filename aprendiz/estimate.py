@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from .settings import Job
 
 CONTEXT = {"cuda": 750_000_000, "xpu": 750_000_000, "mps": 750_000_000}  # bytes; none on a CPU
-# Bytes of an optimizer's own state for each trained number.
-STATE = {"adamw": 8, "adamw8bit": 2, "prodigy": 16, "lion": 4, "adafactor": 6, "schedulefree": 8}
+# Bytes of an optimizer's own state for each trained number; of Adafactor, which keeps next to nothing, an update's passing copy.
+STATE = {"adamw": 8, "adamw8bit": 2, "prodigy": 16, "lion": 4, "adafactor": 4, "schedulefree": 8}
 
 
 @dataclass(frozen=True)

@@ -123,8 +123,10 @@ def build(groups: list[dict[str, Any]], settings: OptimizerSettings, device: tor
     if name == "lion":
         return library.Lion(groups, lr=1e-4, betas=betas, weight_decay=decay)  # type: ignore[no-any-return]
     if name == "adafactor":
-        return library.AdaFactor(groups, lr=1e-4, betas=betas, weight_decay=decay, scale_parameter=False,
-                                 relative_step=False)  # type: ignore[no-any-return]
+        # It is chosen for its memory, so it keeps no mean gradient (Shazeer and Stern 2018, algorithm 4 without beta1). All
+        # tensors of a part at once are no faster on a CPU, and take a copy of all its gradients.
+        return library.AdaFactor(groups, lr=1e-4, betas=(None, settings.beta2), weight_decay=decay, scale_parameter=False,
+                                 relative_step=False, foreach=device.type != "cpu")  # type: ignore[no-any-return]
     return library.ScheduleFreeAdamW(groups, lr=1e-4, betas=betas, weight_decay=decay)  # type: ignore[no-any-return]
 
 

@@ -100,3 +100,13 @@ def test_looking_at_the_schedule_free_average_changes_nothing() -> None:
     with optimizer.averaged():
         assert not torch.equal(made.master, before)
     assert torch.equal(made.master, before)
+
+
+def test_adafactor_keeps_rows_and_columns_alone() -> None:
+    made, module = arena(None)
+    optimizer = Optimizer(made, OptimizerSettings(optimizer="adafactor", learning_rate=0.01), 10)
+    made.gradient.normal_()
+    optimizer.step(0)
+    tensors, _ = optimizer.tensors()
+    matrices = [tensor.shape for tensor in module.parameters() if tensor.ndim == 2]
+    assert {tuple(t.shape) for t in tensors.values() if t.numel() > 1} == {(side,) for shape in matrices for side in shape}
