@@ -130,9 +130,11 @@ class OptimizerSettings:
     final_rate: float = knob(0.0, "What is left of the learning rate at the end, as a share.", min=0, max=1,
                              when=("schedule", ("linear", "cosine")))
     weight_decay: float = knob(0.01, "Pull of the trained weights towards zero.", min=0, max=10)
-    beta1: float = knob(0.9, "Memory of the mean gradient.", min=0, max=0.9999)
+    beta1: float = knob(0.9, "Memory of the mean gradient; Adafactor keeps none.", min=0, max=0.9999)
     beta2: float = knob(0.999, "Memory of the mean squared gradient.", min=0, max=0.99999)
     max_grad_norm: float | None = knob(1.0, "Gradients longer than this are shortened. Off: never.", min=1e-6, max=1000)
+    max_grad_value: float | None = knob(None, "No single number of the gradient goes beyond this; before its length is looked "
+                                              "at. Off: any may.", min=1e-9, max=1000)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -190,6 +190,8 @@ def update(lesson: Lesson, learned: Learned, batch: Batch) -> Tensor | None:
     lesson.processes.sum(arena.gradient)
     if learned.fit.overflowed(arena):
         return None
+    if job.optimizer.max_grad_value is not None:
+        arena.gradient.clamp_(-job.optimizer.max_grad_value, job.optimizer.max_grad_value)
     if job.optimizer.max_grad_norm is not None:
         arena.clip(arena.norm(), job.optimizer.max_grad_norm)
     lesson.optimizer.step(learned.step)

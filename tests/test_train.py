@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from aprendiz import devices
 from aprendiz import train as loop
 from aprendiz.errors import DeviceError, ModelError, ProblemsError, TrainingError
-from aprendiz.formats import checkpoint
+from aprendiz.formats import checkpoint, container
+from aprendiz.optimizers import Optimizer
 from aprendiz.registry import families, methods
 from aprendiz.run import Run
 from aprendiz.state import latest
@@ -53,6 +55,20 @@ def test_a_batch_cut_into_parts_is_the_same_batch(data: Path, tmp_path: Path) ->
     whole = teach(tmp_path / "a", data, **{**EVERYTHING, "batch_size": 4})
     parts = teach(tmp_path / "b", data, **{**EVERYTHING, "batch_size": 4, "gradient_accumulation": 4})
     assert losses(whole) == pytest.approx(losses(parts), abs=1e-5)
+
+
+def test_no_number_of_the_gradient_goes_beyond_what_was_said(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    step = Optimizer.step
+
+    def watched(self: Optimizer, number: int) -> None:
+        seen.append(float(self.torch.param_groups[0]["params"][0].grad.abs().max()))
+        step(self, number)
+
+    monkeypatch.setattr(Optimizer, "step", watched)
+    teach(tmp_path / "free", data, steps=2, max_grad_norm=None)
+    teach(tmp_path / "held", data, steps=2, max_grad_norm=None, max_grad_value=1e-6)
+    assert min(seen[:2]) > 2e-6 and max(seen[2:]) == pytest.approx(1e-6)
 
 
 def test_recomputing_activations_changes_nothing(data: Path, tmp_path: Path) -> None:
@@ -196,3 +212,12 @@ def test_what_a_mask_hides_is_not_learned(tmp_path: Path) -> None:
         Image.new("L", (128, 128), 0 if i else 255).save(data / f"{i}.mask.png")
     run = teach(tmp_path / "out", data, steps=6, batch_size=1)
     assert sorted(loss == 0 for loss in losses(run)) == [False] * 3 + [True] * 3
+
+
+def test_pictures_that_are_not_resized_are_taught_at_their_own_size_one_size_a_batch(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "wide", 2, (200, 140))
+    pictures(folder / "small", 2, (130, 70))
+    run = teach(tmp_path, folder, resize=False, batch_size=2, steps=4)
+    told = container.read_header(run.file).metadata
+    sizes = {tuple(one["resolution"]): one["count"] for one in json.loads(told["ss_bucket_info"])["buckets"].values()}
+    assert sizes == {(192, 128): 2, (128, 64): 2} and losses(run)[-1] > 0
