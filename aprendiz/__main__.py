@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from . import __version__
+from . import __version__, registry
 from .commands import drawing, following, looking, maps, page, studio, training
 from .errors import AprendizError
 from .files import home
@@ -84,7 +84,7 @@ class Parser(argparse.ArgumentParser):
 
 def read_arguments(arguments: list[str]) -> argparse.Namespace:
     """The command and its arguments. Exits with 2 where they are unknown or missing."""
-    parser, parts = make_parser()
+    parser, parts = make_parser(next((word for word in arguments[1:2] if word.replace("-", "_") in registry.methods()), None))
     word = next(iter(arguments), "-")
     close = flags.nearest(word, list(parts))
     if close and word not in parts and not word.startswith("-"):
@@ -102,8 +102,8 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     return asked
 
 
-def make_parser() -> tuple[Parser, dict[str, Parser]]:
-    """The whole command line, and its parts by command."""
+def make_parser(method: str | None = None) -> tuple[Parser, dict[str, Parser]]:
+    """The whole command line, and its parts by command. method: whose settings the help of train and check tells."""
     parser = Parser(prog="python -m aprendiz", allow_abbrev=False,
                     description=say("Teach a diffusion model something new from your own pictures."))
     parser.add_argument("--version", action="version", version=f"aprendiz {__version__}")
@@ -124,7 +124,7 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
     what = ("what", "METHOD|JOB", say("A method (`methods` lists them), or a job file (.toml, .json)."))
     for name, command, help in (("train", training.train, say("Teach a base from a folder of pictures.")),
                                 ("check", training.check, say("Check a job and its pictures, and train nothing."))):
-        flags.add_flags(add(name, command, help, what))
+        flags.add_flags(add(name, command, help, what), method and method.replace("-", "_"))
     for name in ("quickstart", "train", "check"):
         parts[name].add_argument("--out", type=Path, default=Path("output"), metavar="FOLDER",
                                  help=say("Where runs are written. [output]"))

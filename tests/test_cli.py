@@ -295,6 +295,14 @@ def test_help_of_train_names_every_flag_with_its_default() -> None:
     assert "[0.01]" in told and "adamw|adamw8bit|" in told
 
 
+def test_help_of_train_and_a_method_tells_that_methods_settings_alone() -> None:
+    told = aprendiz("train", "controlnet", "--help", environment={"COLUMNS": "200"}).stdout
+    assert "A ControlNet file of the same family to go on from" in told and "diffusers|original" in told
+    assert "--vectors" not in told and "--learning-rate" in told
+    every = aprendiz("train", "--help", environment={"COLUMNS": "200"}).stdout
+    assert "Another thing in each method" in every and "--vectors" in every
+
+
 class Terminal(io.StringIO):
     """A stream that people look at."""
 

@@ -10,7 +10,7 @@ import argparse
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,24 +64,39 @@ def flags() -> dict[str, Flag]:
     return found
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Give a parser the flag of every setting, under its section's title, with help, default and what it takes."""
+def add_flags(parser: argparse.ArgumentParser, method: str | None = None) -> None:
+    """Give a parser the flag of every setting, under its section's title, with help, default and what it takes.
+
+    method: whose settings the help tells; those of the others are taken as well, and answered by the job's check.
+    """
     groups: dict[str, Any] = {}
     for flag in flags().values():
+        if method in flag.methods:
+            flag = replace(flag, settings=registry.methods()[method].Settings, methods=(method,))
         title = flag.section if flag.section != "method" else f"method ({', '.join(flag.methods)})"
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
         types, _ = kinds(flag.settings)[flag.name]
         text = describe(flag)
+        if method is not None and flag.methods not in ((), (method,)):
+            text = argparse.SUPPRESS
+        elif not _alike(flag):
+            text = say("Another thing in each method: `train METHOD --help` tells.")
         if types == (bool,):
             shape: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
         elif tuple in types:
             shape = {"nargs": "+", "metavar": "TEXT"}
         else:
-            shape = {"metavar": metavar(flag)}
+            shape = {"metavar": metavar(flag) if _alike(flag) else "VALUE"}
         groups[title].add_argument(flag.flag, dest=flag.dest, default=argparse.SUPPRESS, help=text, **shape)
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="SECTION.SETTING=VALUE",
                         help=say("Change any setting by its full name, such as --set method.rank=8; may be given several times."))
+
+
+def _alike(flag: Flag) -> bool:
+    """Whether a setting is the same in all methods that have it."""
+    known = [knobs(registry.methods()[name].Settings)[flag.name] for name in flag.methods]
+    return len({(knob.help, knob.choices) for knob in known}) < 2
 
 
 def metavar(flag: Flag) -> str:
