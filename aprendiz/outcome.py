@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from .errors import ModelError
-from .evaluate.report import sample_file, write_report
+from .evaluate.report import condition_file, sample_file, write_report
 from .evaluate.scores import Scores
 from .formats import checkpoint, graph, metadata, png
 from .formats.inspect import inspect
@@ -44,6 +44,8 @@ def draw_samples(lesson: Lesson, step: int, values: Tensor) -> list[Path]:
         return []
     told = graph.texts(lesson.run.folder, lesson.job)
     for i, (picture, request, file) in enumerate(zip(pictures, lesson.samples, files)):
+        if step == 0 and request.controls:
+            png.save_over(request.controls[0].picture, condition_file(lesson.run.samples, i))
         png.save_over(beside_conditions(picture, request), file, parameters(lesson.base, request), told)
         lesson.run.event("sample", step=step, file=file, prompt=request.prompt, seed=request.seed, index=i)
     return files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from aprendiz.__main__ import main
+from aprendiz.commands.training import tell_result
 from aprendiz.data.conditions import canny
 from aprendiz.errors import ModelError, ProblemsError
 from aprendiz.families import Base, PictureSize
@@ -26,6 +28,7 @@ from aprendiz.generate import Request, draw, generate
 from aprendiz.nets.controlnet import Control, spread_hint, stir
 from aprendiz.registry import families
 from aprendiz.run import Run
+from aprendiz.views.terminal import Screen
 
 Note = Callable[[str, object], None]
 FAMILIES = ("sd1", "sd2", "sdxl")
@@ -149,6 +152,15 @@ def test_samples_show_the_condition_beside_the_picture_and_the_report_tells_the_
     assert set(np.unique(shown)) == {0, 255}
     scores = json.loads((learned.report / "scores.json").read_text(encoding="utf-8"))
     assert 0 <= scores["edge_f1_before"] <= 1 and 0 <= scores["edge_f1_after"] <= 1
+
+
+def test_the_last_screen_says_how_to_draw_along_a_condition_of_the_run(learned: Run) -> None:
+    condition = learned.samples / "condition-0.png"
+    with Image.open(condition) as alone, Image.open(learned.samples / "step-000004-0.png") as sample:
+        assert np.array_equal(np.asarray(alone.convert("RGB")), np.asarray(sample.convert("RGB"))[:, :64])
+    told = io.StringIO()
+    tell_result(learned, Screen(told, False))
+    assert f"--controlnet {learned.file} --control {condition} --prompt" in told.getvalue()
 
 
 def test_half_of_the_captions_are_dropped_unless_the_job_says_otherwise(learned: Run, base_file: Path) -> None:

@@ -153,7 +153,10 @@ def tell_result(run: Run, screen: Screen) -> None:
     drawn = [event["prompt"] for event in run.events() if event["event"] == "sample" and event.get("prompt")]
     prompt = next(iter((*job.samples.sample_prompts, *drawn)), job.data.trigger or "...")
     picture = run.folder.parent.parent / "picture.png"
-    using = " ".join(quoted(word) for word in registry.methods()[job.method_name].arguments(run.file))
+    from ..evaluate.report import condition_file
+    condition = condition_file(run.samples, 0)
+    told = registry.methods()[job.method_name].arguments(run.file, str(condition) if condition.is_file() else "...")
+    using = " ".join(quoted(word) for word in told)
     command = (f"{this_command()} generate --base {quoted(job.base.path)} {using} --prompt {quoted(prompt)} "
                f"--out {quoted(picture)}")
     screen.line(say("Draw with it: {command}", command=command))

@@ -41,6 +41,11 @@ def sample_file(folder: Path, step: int, index: int) -> Path:
     return folder / f"step-{step:06d}-{index}.png"
 
 
+def condition_file(folder: Path, index: int) -> Path:
+    """Where the condition picture of a prompt's samples is kept, as `generate --control` takes it: samples/condition-0.png."""
+    return folder / f"condition-{index}.png"
+
+
 def samples(folder: Path) -> list[Sample]:
     """The samples in a folder, in order of step and prompt."""
     found = [(file, _SAMPLE.fullmatch(file.name)) for file in folder.glob("step-*.png")]

@@ -130,6 +130,6 @@ class Method:
         raise NotImplementedError
 
     @classmethod
-    def arguments(cls, file: Path) -> list[str]:
-        """How `generate` is told to use the file that was written."""
+    def arguments(cls, file: Path, condition: str = "...") -> list[str]:
+        """How `generate` is told to use the file that was written. condition: the picture to draw along, where one is wanted."""
         return ["--lora", str(file)]

@@ -187,8 +187,8 @@ class ControlNet(Method):
                                 layout=self.settings.layout, precision=self.settings.file_precision)
 
     @classmethod
-    def arguments(cls, file: Path) -> list[str]:
-        return ["--controlnet", str(file), "--control", "..."]
+    def arguments(cls, file: Path, condition: str = "...") -> list[str]:
+        return ["--controlnet", str(file), "--control", condition]
 
 
 def family_of(job: Job) -> str | None:

@@ -85,7 +85,7 @@ class Pivotal(Method):
         return [*self.word.write(file, tensors, job, facts), *self.lora.write(lora_file(file), tensors, job, facts)]
 
     @classmethod
-    def arguments(cls, file: Path) -> list[str]:
+    def arguments(cls, file: Path, condition: str = "...") -> list[str]:
         return [*TextualInversion.arguments(file), *Lora.arguments(lora_file(file))]
 
 

@@ -159,7 +159,7 @@ class TextualInversion(Method):
         return written
 
     @classmethod
-    def arguments(cls, file: Path) -> list[str]:
+    def arguments(cls, file: Path, condition: str = "...") -> list[str]:
         return ["--embedding", str(file)]
 
 
