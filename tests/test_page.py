@@ -22,6 +22,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from aprendiz.micro.pictures import write_pictures
 from aprendiz.run import Run
+from aprendiz.settings import Job
 
 pytestmark = pytest.mark.page
 
@@ -270,7 +271,6 @@ def test_script_in_captions_names_and_metadata_stays_text(page: Page, place: Pat
 
 
 def test_settings_of_a_run_fill_the_form_and_delete_asks_first(page: Page, place: Path, address: str) -> None:
-    from aprendiz.settings import Job
     job = Job.read({"data": str(place / "fish"), "steps": 77, "rank": 5, "learning_rate": "0.005:100, 1e-5", "name": "older"})
     run = Run.create(place / "out", job, "digest")
     run.attempt = 1
@@ -308,4 +308,68 @@ def test_the_page_fits_a_narrow_dark_window_and_every_control_has_a_name(browser
         .filter(e => e.offsetParent && !(e.labels?.length || e.getAttribute('aria-label') || e.textContent.trim() || e.title))
         .map(e => e.outerHTML)""")
     assert nameless == []
+    for width in (390, 800):
+        page.set_viewport_size({"width": width, "height": 844})
+        for place in ("#aprendiz-base-path", "#aprendiz-section-output", "#aprendiz-live .ap-pictures"):
+            page.locator(place).scroll_into_view_if_needed()
+            expect(page.locator("#aprendiz-start")).to_be_in_viewport(ratio=1, timeout=PATIENCE)
+    page.locator(".ap-skip").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#aprendiz-start")).to_be_focused(timeout=PATIENCE)
     page.close()
+
+
+def finished_run(place: Path, name: str, colour: str, steps: int) -> None:
+    """A run as a worker leaves it, with a sample every ten steps."""
+    job = Job.read({"data": str(place / "fish"), "steps": steps, "name": name})
+    run = Run.create(place / "out", job, "digest")
+    run.attempt = 1
+    run.samples.mkdir()
+    for step in range(0, steps + 1, 10):
+        if step:
+            run.event("step", step=step, steps=steps, loss=1 / step)
+        file = run.samples / f"step-{step:06}-0.png"
+        Image.new("RGB", (64, 64), colour if step else "grey").save(file)
+        run.event("sample", step=step, file=file, prompt="a fish", seed=1, index=0)
+    run.event("finished", step=steps, file=run.file)
+
+
+def test_runs_are_compared_side_by_side_with_one_slider_over_the_steps(page: Page, place: Path, address: str) -> None:
+    finished_run(place, "short", "red", 10)
+    finished_run(place, "long", "blue", 30)
+    opened(page, address)
+    for name in ("short", "long"):
+        page.locator(f'[data-run="{name}"]').get_by_label("Compare").check()
+    both = page.locator(".ap-comparison")
+    expect(both.locator(".ap-head")).to_have_text(["short step 10", "long step 30"], timeout=PATIENCE)
+    slider = both.get_by_label("Samples after step")
+    slider.focus()
+    page.keyboard.press("ArrowLeft")
+    expect(both.locator(".ap-head")).to_have_text(["short step 10", "long step 20"], timeout=PATIENCE)
+    keep(page, "compare")
+    page.keyboard.press("Home")
+    expect(both.locator(".ap-head")).to_have_text(["short step 0", "long step 0"], timeout=PATIENCE)
+    drawn = [image.get_attribute("alt") for image in both.locator("img").all()]
+    assert drawn == ["short, step 0: a fish", "long, step 0: a fish"]
+    assert both.locator("polyline").count() == 2
+    for name in ("short", "long"):
+        shutil.rmtree(place / "out" / "aprendiz" / name)
+
+
+def test_a_condition_picture_is_chosen_in_the_page(page: Page, place: Path, address: str) -> None:
+    page.locator(".ap-trying > summary").click()
+    page.get_by_label("What was learned").select_option("A file by its path")
+    choose = page.get_by_label("Condition picture", exact=True)
+    choose.set_input_files({"name": "<img src=x onerror=alert(1)>.png", "mimeType": "image/png", "buffer": b"no picture"})
+    field = page.locator(".ap-control")
+    expect(field.locator(".ap-problem")).to_have_text("This file is no picture that can be read. Choose a PNG, JPEG or WebP.",
+                                                      timeout=PATIENCE)
+    choose.set_input_files(place / "fish" / "fish-01.png")
+    shown = field.locator("img.ap-condition")
+    expect(shown).to_be_visible(timeout=PATIENCE)
+    expect(field.locator(".ap-problem")).to_have_count(0)
+    assert page.evaluate("document.querySelector('.ap-condition').complete")
+    answer = page.request.get(shown.get_attribute("src") or "").body()
+    with Image.open(io.BytesIO(answer)) as kept, Image.open(place / "fish" / "fish-01.png") as sent:
+        assert kept.tobytes() == sent.convert(kept.mode).tobytes()
+

@@ -94,7 +94,7 @@ function chart(names, marker) {
 /** One slider over the steps at which any of the runs drew samples. */
 function slider(steps, names, columns, marker) {
   const wanted = until === null ? steps.length - 1 : Math.max(0, steps.findLastIndex(step => step <= until))
-  const words = make('output', {class: 'ap-num'}, String(steps[wanted]))
+  const words = make('span', {class: 'ap-num'}, String(steps[wanted]))
   const input = make('input', {type: 'range', min: 0, max: steps.length - 1, step: 1, 'aria-valuetext': String(steps[wanted]), oninput: event => {
     const place = Number(event.target.value)
     until = place === steps.length - 1 ? null : steps[place]  // whoever looks at the last goes on doing so

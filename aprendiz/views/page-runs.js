@@ -8,8 +8,15 @@ export const shelf = {runs: [], chosen: null, offset: 0, panel: null, listed: 0,
   changed: () => {}, tried: () => {}}
 
 let part = null
+const list = make('div', {})
 /** The section of the list, made when the texts are there. */
-export function runs() { part ||= section('runs', say('runs')); return part.whole }
+export function runs() {
+  if (!part) {
+    part = section('runs', say('runs'))
+    part.body.append(list, comparison)  // the comparison stays as it is when the list is drawn anew: somebody may be at its slider
+  }
+  return part.whole
+}
 
 export async function listRuns() {
   const busy = new Set(shelf.runs.filter(run => run.busy).map(run => run.name))
@@ -32,8 +39,8 @@ const key = (what, run) => ({'data-key': `${what} ${run.name}`})
 function drawRuns() {
   const focused = document.activeElement?.dataset?.key
   if (runs().querySelector('.ap-confirm')) return  // a question is being asked
-  fill(part.body, shelf.runs.length ? make('ul', {}, ...shelf.runs.map(drawRun)) : make('p', {class: 'ap-soft'}, say('no_runs')), comparison)
-  if (focused) part.body.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus()
+  fill(list, shelf.runs.length ? make('ul', {}, ...shelf.runs.map(drawRun)) : make('p', {class: 'ap-soft'}, say('no_runs')))
+  if (focused) list.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus()
 }
 
 function drawRun(run) {
