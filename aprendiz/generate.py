@@ -50,9 +50,9 @@ class Request:
     seed: int = knob(0, "The picture's noise follows from it; several pictures count up.", min=0, max=2**63 - 1)
     width: int | None = knob(None, "Width in pixels, a multiple of 8. Off: the base's own.", min=8, max=8192)
     height: int | None = knob(None, "Height in pixels, a multiple of 8. Off: the base's own.", min=8, max=8192)
-    steps: int = knob(20, "Sampler steps.", min=1, max=1000)
+    steps: int = knob(20, "Steps of the sampler: the time grows with them; 20 to 30 is enough for most.", min=1, max=1000)
     guidance: float = knob(5.0, "How strictly the picture follows its prompt; 1 is without.", min=1, max=100)
-    sampler: str = knob("ddim", "The sampler.", choices=SAMPLERS)
+    sampler: str = knob("ddim", "How pictures are drawn out of noise; ddim and euler suit every base.", choices=SAMPLERS)
     image: Image.Image | None = None
     strength: float = knob(0.75, "How much of the given picture is redone: 0 leaves it, 1 keeps little of it.", min=0, max=1)
     mask: Image.Image | None = None

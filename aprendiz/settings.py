@@ -41,9 +41,10 @@ class BaseSettings:
                      level="basic", choices="checkpoints", path="either")
     vae: str | None = knob(None, "Another VAE in place of the base's own: a file or a folder.", path="either")
     text_encoder: str | None = knob(None, "A text encoder for a base that comes without one: a file or a folder.", path="either")
-    prediction: str = knob("auto", "What the network predicts. Only for files that do not say.", choices=("auto", "epsilon", "v"))
-    clip_skip: int | None = knob(None, "Which layer of the text encoder counts, from the end: 2 skips the last. "
-                                       "Off: the family's own.", min=1, max=12)
+    prediction: str = knob("auto", "What the network predicts: noise (epsilon) or v. auto reads it from the model; set it when "
+                                   "samples are grey or noisy from the first step on.", choices=("auto", "epsilon", "v"))
+    clip_skip: int | None = knob(None, "Which layer of the text encoder counts, from the end: 2 skips the last, as many anime "
+                                       "models want. Off: the family's own.", min=1, max=12)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +54,15 @@ class DataSettings:
     path: str | None = knob(None, "The folder with the pictures.", level="basic", path="folder")
     trigger: str | None = knob(None, "The word that calls what is taught. It is put before each caption that lacks it.",
                                level="basic")
-    class_word: str | None = knob(None, "What kind of thing it is (dog, vase, style).")
+    class_word: str | None = knob(None, "What kind of thing it is (dog, vase, style): [class] in captions, and the prompt of "
+                                        "the base's own pictures, where there are any.")
     caption: str | None = knob(None,
                                "One caption for pictures without their own: [trigger], [class], [folder] and [name] are "
                                "filled in.")
     resolution: int | None = knob(None,
-                                  "Size of the training pictures in pixels (of the area's square root). Off: the base's own.",
+                                  "Size of the training pictures in pixels (of the area's square root). Off: the base's own. "
+                                  "Smaller takes less time and memory and learns less detail; larger than the base's own is "
+                                  "seldom better.",
                                   min=64, max=4096, level="basic")
     resize: bool = knob(True, "Bring every picture to the training size. Otherwise each keeps its own, and only what is beyond a "
                               "multiple of bucket_step is cut away; large ones take much memory.")
@@ -66,16 +70,20 @@ class DataSettings:
                          when=("resize", (True,)))
     bucket_step: int | None = knob(None, "Widths and heights are multiples of this. Off: the family's own.", min=8, max=256)
     allow_upscale: bool = knob(True, "Enlarge pictures smaller than the training size. Otherwise they are left out.")
-    crop: str = knob("center", "What is cut away when the shape does not fit.", choices=("center", "random"))
+    crop: str = knob("center", "What is cut away when the shape does not fit: the same on both sides, or at random, which shows "
+                               "more of large pictures but may cut the subject.", choices=("center", "random"))
     crop_variants: int = knob(4, "How many random crops of a picture are encoded; 0 encodes anew every step, slower.", min=0,
                               max=64,
                               when=("crop", ("random",)))
     flip: bool = knob(False, "Mirror half of the pictures. Not for faces, text or anything with a left and a right.")
-    repeats: int = knob(1, "How often each picture is shown in an epoch.", min=1, max=10000)
-    shuffle_tags: bool = knob(False, "Shuffle the comma-separated parts of a caption each time.")
-    keep_tags: int = knob(0, "How many parts at the start of a caption stay in place.", min=0, max=100,
+    repeats: int = knob(1, "How often each picture is shown in an epoch. An epoch takes that much longer; it changes nothing "
+                           "where steps or minutes are set.", min=1, max=10000)
+    shuffle_tags: bool = knob(False, "Shuffle the comma-separated parts of a caption each time, so that their order is not "
+                                     "learned. For captions made of tags, not of sentences.")
+    keep_tags: int = knob(0, "How many parts at the start of a caption stay in place, such as the trigger.", min=0, max=100,
                           when=("shuffle_tags", (True,)))
-    tag_dropout: float = knob(0.0, "Share of the comma-separated parts left out each time.", min=0, max=1)
+    tag_dropout: float = knob(0.0, "Share of the comma-separated parts left out each time, so that what is taught does not hang "
+                                   "on any one of them; 0.1 is usual.", min=0, max=1)
     caption_dropout: float | None = knob(None,
                                          "Share of the steps that see no caption at all, which guidance needs. Off: what suits "
                                          "the method.",
@@ -85,8 +93,10 @@ class DataSettings:
                       choices=("background", "weight"))
     background: str = knob("#ffffff", "The colour behind transparent pictures.", when=("transparency", ("background",)))
     masks: bool = knob(True, "Use name.mask.png beside a picture: white counts fully, black not at all.")
-    sampled_latents: bool = knob(False, "Draw from the VAE's distribution each time. Otherwise its mean is used.")
-    validation_share: float = knob(0.0, "Share of the pictures kept apart to measure the loss on.", min=0, max=0.9)
+    sampled_latents: bool = knob(False, "Draw from the VAE's distribution each time. Otherwise its mean is used, which hardly "
+                                        "differs and takes half the disk space.")
+    validation_share: float = knob(0.0, "Share of the pictures kept apart to measure the loss on; they are not learned from. "
+                                        "0.1 where there are fifty or more.", min=0, max=0.9)
     strict: bool = knob(False, "Stop at warnings too.")
 
 
@@ -94,42 +104,55 @@ class DataSettings:
 class PriorSettings:
     """Prior preservation (Ruiz et al. 2023, eq. 2): the base's own pictures are trained beside yours, so that it forgets less."""
 
-    pictures: int = knob(0, "How many pictures the base makes beforehand, to be trained beside yours. 0: none.", min=0, max=10000)
+    pictures: int = knob(0, "How many pictures the base makes beforehand, to be trained beside yours, so that it forgets less "
+                            "of everything else. Drawing them takes time, and every step takes longer; 50 to 200 when other "
+                            "things begin to look like yours. 0: none.", min=0, max=10000)
     prompts: tuple[str, ...] = knob((), "Prompts for these pictures. None: the class word, or your captions without the trigger.")
     prior_data: str | None = knob(None, "A folder of such pictures with captions, instead of making them.", path="folder")
-    per_batch: int = knob(1, "How many of them are in each batch, beside batch_size of yours.", min=1, max=64)
-    prior_weight: float = knob(1.0, "How much they count in the loss.", min=0, max=100)
+    per_batch: int = knob(1, "How many of them are in each batch, beside batch_size of yours; each makes a step as much longer "
+                             "as one of yours.", min=1, max=64)
+    prior_weight: float = knob(1.0, "How much they count in the loss. Lower it when too little of yours is learned.",
+                               min=0, max=100)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveSettings:
     """What the loss is."""
 
-    loss: str = knob("mse", "Squared error, or Huber, which outliers move less.", choices=("mse", "huber"))
+    loss: str = knob("mse", "Squared error, or Huber, which outliers move less: for pictures of mixed quality. Takes the same "
+                            "time.", choices=("mse", "huber"))
     huber_delta: float = knob(0.1, "Where Huber turns from squared to straight.", min=1e-4, max=10, when=("loss", ("huber",)))
-    min_snr_gamma: float | None = knob(None, "Min-SNR weighting (Hang et al. 2023); 5 is usual.", min=0.1, max=100)
+    min_snr_gamma: float | None = knob(None, "Min-SNR weighting (Hang et al. 2023): steps with little noise no longer outweigh "
+                                             "the rest, which often learns sooner. Costs nothing; 5 is usual.", min=0.1, max=100)
     noise_offset: float = knob(0.0, "Noise added per channel, which helps very dark and very bright pictures; 0.05 is usual.",
                                min=0, max=1)
     zero_terminal_snr: bool | None = knob(None,
                                           "Noise reaches pure noise at its end (Lin et al. 2024). Off: as the base was made.")
-    timestep_min: int = knob(0, "Lowest timestep trained.", min=0, max=999)
-    timestep_max: int = knob(999, "Highest timestep trained.", min=0, max=999)
+    timestep_min: int = knob(0, "Lowest timestep trained. Raise it to leave fine detail as the base draws it.", min=0, max=999)
+    timestep_max: int = knob(999, "Highest timestep trained. Lower it to leave the layout of pictures as the base draws it.",
+                             min=0, max=999)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
     """How the loss is lowered."""
 
-    optimizer: str = knob("adamw", "AdamW; 8-bit AdamW saves memory; Prodigy and schedule-free set their own pace.",
+    optimizer: str = knob("adamw", "AdamW suits nearly all. 8-bit AdamW and Adafactor save memory, Lion some of it and wants a "
+                                   "smaller rate; Prodigy and schedule-free set their own pace.",
                           choices=OPTIMIZERS)
     learning_rate: float | str | None = knob(None, "Strength of learning: a number, or a schedule such as '0.005:100, 1e-5'. "
-                                                   "Off: what suits the method.", min=0, max=1, level="basic")
-    schedule: str = knob("constant", "How the learning rate changes over the run.", choices=SCHEDULES)
-    warmup_steps: int = knob(0, "Steps over which the learning rate rises from nothing.", min=0, max=100000)
+                                                   "Off: what suits the method. Halve it when samples turn harsh or fall apart, "
+                                                   "double it when nothing is learned.", min=0, max=1, level="basic")
+    schedule: str = knob("constant", "How the learning rate changes over the run: it stays, or falls in a line or along a "
+                                     "cosine. Falling ends with finer steps; staying lets any saved file be the last.",
+                         choices=SCHEDULES)
+    warmup_steps: int = knob(0, "Steps over which the learning rate rises from nothing. A few dozen to hundreds when a high "
+                                "rate spoils the first steps.", min=0, max=100000)
     restarts: int = knob(1, "How many times the cosine runs down.", min=1, max=100, when=("schedule", ("cosine",)))
     final_rate: float = knob(0.0, "What is left of the learning rate at the end, as a share.", min=0, max=1,
                              when=("schedule", ("linear", "cosine")))
-    weight_decay: float = knob(0.01, "Pull of the trained weights towards zero.", min=0, max=10)
+    weight_decay: float = knob(0.01, "Pull of the trained weights towards zero. Seldom worth changing; more where a few "
+                                     "pictures are learned by heart.", min=0, max=10)
     beta1: float = knob(0.9, "Memory of the mean gradient; Adafactor keeps none.", min=0, max=0.9999)
     beta2: float = knob(0.999, "Memory of the mean squared gradient.", min=0, max=0.99999)
     max_grad_norm: float | None = knob(1.0, "Gradients longer than this are shortened. Off: never.", min=1e-6, max=1000)
@@ -141,25 +164,37 @@ class OptimizerSettings:
 class TrainingSettings:
     """How long, how large, on what."""
 
-    steps: int | None = knob(None, "How many optimizer steps. Either this or epochs.", min=1, max=10_000_000, level="basic")
+    steps: int | None = knob(None, "How many optimizer steps; the time grows with them. Either this or epochs; neither: 100 for "
+                                   "each picture, between 400 and 2000. More when the samples do not show it yet, fewer when "
+                                   "they look like copies of your pictures.",
+                             min=1, max=10_000_000, level="basic")
     epochs: float | None = knob(None, "How many times all pictures are seen. Either this or steps.", min=0.01, max=100000)
     minutes: float | None = knob(None, "How long the run may take in minutes, instead of steps or epochs: the steps follow from "
                                        "the speed of the first ones.", min=0.1, max=100000, level="basic")
-    batch_size: int = knob(1, "Pictures per step.", min=1, max=1024)
-    gradient_accumulation: int = knob(1, "Split a batch into this many parts: less memory, the same result.", min=1, max=1024)
-    seed: int = knob(42, "Every random draw follows from it.", min=0, max=2**63 - 1)
-    precision: str = knob("auto", "Number format of the frozen base; what is trained stays in fp32.", choices=PRECISIONS)
+    batch_size: int = knob(1, "Pictures per step. Each takes time and memory; more make steadier steps. Raise it while memory "
+                              "is left, lower it to 1 when it runs out.", min=1, max=1024)
+    gradient_accumulation: int = knob(1, "Split a batch into this many parts: less memory, the same result, a little slower. "
+                                         "For a batch that does not fit.", min=1, max=1024)
+    seed: int = knob(42, "Every random draw follows from it: the same seed gives the same result, another one a result like it.",
+                     min=0, max=2**63 - 1)
+    precision: str = knob("auto", "Number format of the frozen base; what is trained stays in fp32. bf16 and fp16 take half the "
+                                  "memory of fp32. auto: bf16 where the device has it.", choices=PRECISIONS)
     device: str = knob("auto", "cpu, cuda, cuda:1, mps or xpu. 'auto' takes the fastest there is.")
     memory: str = knob("auto", "Fit the run into the card's memory by itself, or do as the settings say.",
                        choices=("auto", "manual"))
     gradient_checkpointing: bool = knob(False, "Recompute instead of keeping: about half the memory, a third more time.")
-    compile: bool = knob(False, "Compile the network first: faster steps after some minutes.")
-    ema_decay: float | None = knob(None, "Keep a moving average of what is learned, and save that; 0.999 is usual.", min=0.5,
+    compile: bool = knob(False, "Compile the network first: faster steps after some minutes. For runs of an hour or more.")
+    ema_decay: float | None = knob(None, "Keep a moving average of what is learned, and save that: smoother results, for a copy "
+                                         "of it in memory. 0.999 is usual, in runs of a thousand steps or more.", min=0.5,
                                    max=0.99999)
-    save_every_steps: int | None = knob(None, "Save a resumable state and a usable file every so many steps.", min=1)
+    save_every_steps: int | None = knob(None, "Save a resumable state and a usable file every so many steps, so that the best "
+                                              "can be chosen afterwards; each file takes disk space. Off: at the end, and when "
+                                              "the run is stopped.", min=1)
     keep_checkpoints: int = knob(2, "How many resumable states are kept. Usable files are all kept.", min=1, max=1000)
-    validate_every_steps: int | None = knob(None, "Measure the loss on the pictures kept apart every so many steps.", min=1)
-    tensorboard: bool = knob(False, "Write TensorBoard logs into the run's folder.")
+    validate_every_steps: int | None = knob(None, "Measure the loss on the pictures kept apart every so many steps: where it "
+                                                  "rises again, your pictures are being learned by heart. Takes less than a "
+                                                  "step for each of them; needs validation_share.", min=1)
+    tensorboard: bool = knob(False, "Write TensorBoard logs into the run's folder; needs the package tensorboard.")
     wandb: bool = knob(False, "Log to Weights & Biases (WANDB_MODE=offline keeps it here).")
 
 
@@ -168,12 +203,15 @@ class SampleSettings:
     """Pictures made before, while and after training, always from the same seeds."""
 
     sample_prompts: tuple[str, ...] = knob((), "What to draw while training. None: your first captions.", level="basic")
-    sample_every_steps: int | None = knob(None, "Draw them every so many steps.", min=1)
-    negative_prompt: str = knob("", "What the samples must not show.")
+    sample_every_steps: int | None = knob(None, "Draw them every so many steps, to see when it is enough; training waits "
+                                                "meanwhile. Off: before the first step and after the last.", min=1)
+    negative_prompt: str = knob("", "What the pictures must not show. Only heard where guidance is above 1.")
     sample_seed: int = knob(1, "Seed of the first sample; the next ones count up.", min=0)
-    sampler: str = knob("ddim", "The sampler.", choices=SAMPLERS)
-    sampler_steps: int = knob(20, "Sampler steps.", min=1, max=1000)
-    guidance: float = knob(5.0, "How strictly a sample follows its prompt.", min=1, max=100)
+    sampler: str = knob("ddim", "How pictures are drawn out of noise; ddim and euler suit every base. What is learned does not "
+                                "depend on it.", choices=SAMPLERS)
+    sampler_steps: int = knob(20, "Steps of the sampler: the time grows with them; 20 to 30 is enough for most.", min=1, max=1000)
+    guidance: float = knob(5.0, "How strictly a picture follows its prompt: 5 to 8 is usual, much more burns colours. 1 draws "
+                                "without guidance, in half the time.", min=1, max=100)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,8 +23,8 @@ class AnyKind(str):
 def build(io: Any, id: str) -> Any:
     """The schema of a node."""
     node = nodes()[id]
-    return made(io.Schema, node_id=node.id, display_name=node.title_in("en"), category=node.category, description=node.about,
-                inputs=inputs(io, node),
+    return made(io.Schema, node_id=node.id, display_name=node.title_in("en"), category=node.category,
+                description=" ".join(node.about_in()), inputs=inputs(io, node),
                 outputs=[socket(io, one.kind).Output(**output(one)) for one in node.outputs],
                 hidden=hidden(io, node), is_output_node=node.ends, search_aliases=["aprendiz", "training", "lora"])
 

@@ -25,18 +25,29 @@ if TYPE_CHECKING:
 class LoraSettings:
     """What a LoRA is told."""
 
-    rank: int = knob(16, "How much can be learned: the rank of the update. Larger files, more memory.", min=1, max=1024,
+    rank: int = knob(16, "How much can be learned: the rank of the update. Twice the rank is twice the file. 4 to 32 for one "
+                         "subject or style; more for many things at once.", min=1, max=1024,
                      level="basic")
-    alpha: float | None = knob(None, "Scale of the update is alpha / rank. Off: alpha is the rank, scale 1.", min=0.001, max=4096)
-    targets: str = knob("attention+ff", "Which layers: attention alone, feed-forward too, or convolutions as well.",
+    alpha: float | None = knob(None, "Scale of the update is alpha / rank. Off: alpha is the rank, scale 1. A smaller one makes "
+                                     "each step weaker, as a lower learning rate does; set it to follow a recipe that names it.",
+                               min=0.001, max=4096)
+    targets: str = knob("attention+ff", "Which layers: attention alone, feed-forward too, or convolutions as well. More layers "
+                                        "hold more, in a larger file and slower steps: all for a style, or for shapes that the "
+                                        "base does not know.",
                         choices=("attention", "attention+ff", "all"))
-    train_network: bool = knob(True, "Train the U-Net or transformer.")
-    train_text_encoder: bool = knob(False, "Train the text encoders too: better words, text states can no longer be cached.")
-    text_encoder_learning_rate: float | str | None = knob(None, "Learning rate of the text encoders. Off: the same.", min=0,
+    train_network: bool = knob(True, "Train the network that draws, the U-Net or transformer. Off only to teach words alone, "
+                                     "with train_text_encoder.")
+    train_text_encoder: bool = knob(False, "Train the text encoders too: a trigger that the base does not know is learned "
+                                           "better. Steps are slower and take more memory, because captions can no longer be "
+                                           "encoded beforehand.")
+    text_encoder_learning_rate: float | str | None = knob(None, "Learning rate of the text encoders. Off: the same. Lower it, "
+                                                                "to a half or a tenth, when other words suffer.", min=0,
                                                           max=1,
                                                           when=("train_text_encoder", (True,)))
-    rank_dropout: float = knob(0.0, "Share of the ranks that rest for a picture at a step.", min=0, max=0.95)
-    rank_stabilised: bool = knob(False, "Scale by alpha / sqrt(rank) (Kalajdzievski 2023), for large ranks.")
+    rank_dropout: float = knob(0.0, "Share of the ranks that rest for a picture at a step. Learning takes longer; 0.1 to 0.3 "
+                                    "where a few pictures are learned by heart.", min=0, max=0.95)
+    rank_stabilised: bool = knob(False, "Scale by alpha / sqrt(rank) (Kalajdzievski 2023), for ranks of 64 and more. Costs "
+                                        "nothing; it makes each step stronger, so set alpha or lower the learning rate with it.")
     continue_from: str | None = knob(None, "A LoRA file of the same family to go on from; its rank counts.", path="file")
     layout: str = knob("kohya", "How names are written in the file: kohya for all hosts, peft for diffusers alone.",
                        choices=("kohya", "peft"))

@@ -41,10 +41,12 @@ class TextualInversionSettings:
                                      "Off: 1, or as many as the file it goes on from.", min=1, max=75, level="basic")
     initial_words: str | None = knob(None, "Common words to begin from, such as 'star' or 'small dog'. Off: noise like the "
                                            "vocabulary's.", level="basic")
-    norm_limit: float | None = knob(None, "Longest vector, as a multiple of the vocabulary's mean length. Off: any length.",
+    norm_limit: float | None = knob(None, "Longest vector, as a multiple of the vocabulary's mean length. Off: any length. Set "
+                                          "it, to 1 or 2, when the word drowns the rest of a prompt.",
                                     min=0.1, max=100)
     templates: str = knob("captions", "What is said of a picture: its caption, or templates for a subject or a style, alone or "
-                                      "with the caption after them.", choices=phrases.KINDS)
+                                      "with the caption after them. Templates where captions lack or say what the word itself "
+                                      "should hold.", choices=phrases.KINDS)
     template_language: str = knob("en", "Language of the templates.", choices=phrases.LANGUAGES, when=("templates", TEMPLATED))
     own_templates: tuple[str, ...] = knob((), "Templates of your own instead: [name] is the word, [filewords] the caption.")
     continue_from: str | None = knob(None, "An embedding file to go on from; its vectors are repeated or averaged where another "

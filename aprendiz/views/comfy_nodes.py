@@ -21,6 +21,15 @@ WAIT, BACKGROUND = "wait", "background"
 # What ComfyUI calls the folder for each kind of result.
 FOLDERS = {"lora": "loras", "embedding": "embeddings", "controlnet": "controlnet", "hypernetwork": "hypernetworks",
            "checkpoint": "checkpoints"}
+TEACHES = {
+    "lora": word("Teaches a subject or a style from a handful of pictures on. The result is a LoRA: a small file that works "
+                 "beside the base in every program."),
+    "textual_inversion": word("Teaches one new word for what the pictures show; the base itself stays as it is. The file has a "
+                              "few kB, and a prompt calls it as embedding:name."),
+    "pivotal": word("Teaches a word and a LoRA together: the word calls it, the LoRA draws it truer than a word alone can."),
+    "controlnet": word("Teaches a ControlNet: drawing along a second picture, such as edges. A real one takes thousands of "
+                       "pictures and hours on a card."),
+}
 HERE = ("path", "trigger", "resolution", "class_word")  # of the pictures' settings: those of the dataset nodes themselves
 
 
@@ -35,7 +44,7 @@ class Output:
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """One node. about: what its help page begins with. named: fills {method} of the title. method: of a training node."""
+    """One node. about, more: what its help page begins with. named: fills {method} of the title. method: of a training node."""
 
     id: str
     title: str
@@ -46,10 +55,15 @@ class Node:
     ends: bool = False
     method: str = ""
     named: str = ""
+    more: str = ""
 
     def title_in(self, language: str = "en") -> str:
         """The title as it is shown."""
         return translations(language).get(self.title, self.title).format(method=self.named)
+
+    def about_in(self, language: str = "en") -> list[str]:
+        """What it is, a paragraph each."""
+        return [translations(language).get(text, text) for text in (self.about, self.more) if text]
 
     @property
     def widgets(self) -> list[Input]:
@@ -113,7 +127,9 @@ def _sources() -> Iterator[Node]:
     yield Node(id="AprendizDatasetFolder", title=word("Dataset from folder"), category="Aprendiz", ends=True, outputs=said,
                about=word("A folder of pictures with a caption beside each (name.txt). Everything that is wrong with it is told "
                           "at once."),
-               inputs=(replace(only(DataSettings, "data", ("path",))[0], id="folder"), *only(DataSettings, "data", rest),
+               inputs=(replace(only(DataSettings, "data", ("path",))[0], id="folder", tooltip=word(
+                           "The folder with the pictures: its full path, or its name below ComfyUI's input folder. example:fish "
+                           "draws pictures to try with.")), *only(DataSettings, "data", rest),
                        options))
     yield Node(id="AprendizDatasetImages", title=word("Dataset from images"), category="Aprendiz", ends=True, outputs=said,
                about=word("Pictures that come from the graph, with a caption for each. They are written into the run's own "
@@ -140,8 +156,9 @@ def _training() -> Iterator[Node]:
         kinds = results.files(name, Path("name.safetensors"))
         yield Node(
             id=node_id(name), title=word("Train {method}"), named=method.title, category="Aprendiz", ends=True, method=name,
-            about=word("Teaches the base what the pictures show, in a process of its own. Interrupting stops it with everything "
-                       "saved; queueing the same graph again goes on from there."),
+            about=TEACHES.get(name, word("Teaches the base what the pictures show.")),
+            more=word("Connect a base and a dataset, and queue. It runs in a process of its own; interrupting stops it with "
+                      "everything saved, and queueing the same graph again goes on from there."),
             inputs=(_socket("base", BASE, word("The model to teach.")),
                     _socket("dataset", DATASET, word("The pictures to learn from.")),
                     *(_tuned_inputs() if "lora" in kinds else ()),
@@ -174,11 +191,13 @@ def _learned(kinds: Collection[str]) -> Iterator[Output]:
 def _request() -> list[Input]:
     """What pictures that are drawn have in common."""
     drawn = only(SampleSettings, "samples", ("negative_prompt", "sampler", "sampler_steps", "guidance"))
-    return [*(replace(one, section="", setting="", settings=None, advanced=False) for one in drawn),
+    told = {"sampler": word("How pictures are drawn out of noise; ddim and euler suit every base.")}
+    return [*(replace(one, section="", setting="", settings=None, advanced=False, tooltip=told.get(one.id, one.tooltip))
+              for one in drawn),
             Input(id="width", kind="INT", default=0, min=0, max=8192, step=8,
-                  tooltip=word("Width in pixels, a multiple of 8. 0: the base's own.")),
+                  tooltip=word("Width in pixels, a multiple of 8; time and memory grow with it. 0: the base's own.")),
             Input(id="height", kind="INT", default=0, min=0, max=8192, step=8,
-                  tooltip=word("Height in pixels, a multiple of 8. 0: the base's own."))]
+                  tooltip=word("Height in pixels, a multiple of 8; time and memory grow with it. 0: the base's own."))]
 
 
 def _control() -> list[Input]:
@@ -188,9 +207,9 @@ def _control() -> list[Input]:
             Input(id="control_strength", kind="FLOAT", default=1.0, min=0, max=10, step=0.05, advanced=True, tooltip=word(
                 "How much it counts: 0 not at all, 1 fully.")),
             Input(id="control_start", kind="FLOAT", default=0.0, min=0, max=1, step=0.01, advanced=True, tooltip=word(
-                "From which share of the steps on it is heard.")),
+                "From which share of the steps on it is heard; 0: from the first.")),
             Input(id="control_end", kind="FLOAT", default=1.0, min=0, max=1, step=0.01, advanced=True, tooltip=word(
-                "Up to which share of the steps it is heard."))]
+                "Up to which share of the steps it is heard. Below 1 the last steps, which draw detail, are free."))]
 
 
 def _drawing() -> Iterator[Node]:
@@ -213,7 +232,8 @@ def _drawing() -> Iterator[Node]:
                        Input(id="prompt", kind="STRING", default="", multiline=True, tooltip=word("What to draw.")),
                        Input(id="seed", kind="INT", default=0, min=0, max=LARGEST, control=True, tooltip=word(
                            "The pictures' noise follows from it; several pictures count up.")),
-                       Input(id="count", kind="INT", default=1, min=1, max=64, tooltip=word("How many pictures.")),
+                       Input(id="count", kind="INT", default=1, min=1, max=64, tooltip=word(
+                           "How many pictures; each takes its time.")),
                        *_request(),
                        Input(id="strength", kind="FLOAT", default=0.75, min=0, max=1, step=0.01, tooltip=word(
                            "How much of the given picture is redone: 0 leaves it, 1 keeps little of it.")), *_control()),
@@ -227,11 +247,12 @@ def _drawing() -> Iterator[Node]:
                        Input(id="seeds", kind="STRING", default="0",
                              tooltip=word("The noise of each stop: whole numbers, with commas.")),
                        Input(id="frames", kind="INT", default=24, min=2, max=10000,
-                             tooltip=word("How many frames there are in all.")),
+                             tooltip=word("How many frames there are in all. Each is drawn, so the time grows with them.")),
                        Input(id="frames_per_second", kind="FLOAT", default=12.0, min=0.5, max=60, step=0.5,
                              tooltip=word("How fast it plays.")),
                        Input(id="format", kind="COMBO", choices=("webp", "gif", "mp4"), default="webp",
-                             tooltip=word("The file that is written into the output folder.")), *_request()),
+                             tooltip=word("The file that is written into the output folder: webp is small, gif shows "
+                                          "everywhere, mp4 is smallest, and gives no pictures to the graph.")), *_request()),
                outputs=(Output("pictures", "IMAGE", word("The frames, in order.")),))
     yield Node(id="AprendizGrid", title=word("Before/after grid"), category="Aprendiz",
                about=word("Pairs of pictures side by side with their labels: the base and what it has learned, same prompts and "

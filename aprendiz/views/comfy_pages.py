@@ -12,16 +12,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..knobs import kinds
 from ..texts import LANGUAGES, label, translations
 from .comfy import Input, word
 from .comfy_nodes import BASE, DATASET, LORAS, OPTIONS, Node, nodes
 from .panel import SETTINGS, TEXTS
 
 ROOT = Path(__file__).resolve().parents[2]
-KINDS = {BASE: "base", DATASET: "dataset", OPTIONS: "dataset options", LORAS: "LoRAs", "*": "name"}
+KINDS = {BASE: word("base"), DATASET: word("dataset"), OPTIONS: word("dataset options"), LORAS: "LoRAs", "*": word("name"),
+         "STRING": word("text"), "BOOLEAN": word("yes or no"), "COMBO": word("a file of the list"), "INT": word("whole number")}
+MANY = 1e6  # from here on a bound says nothing
 CATEGORIES = (word("Training"), word("Page"))  # of the settings panel
 HEADS = {"inputs": word("Inputs"), "outputs": word("Outputs"), "name": word("Name"), "takes": word("Takes"),
-         "does": word("What it is")}
+         "default": word("Default"), "does": word("What it is")}
+FOLDED = word("What stands in bold is always in sight, the rest behind *All settings*.")
+OFF = word("0 or an empty field means off.")
 
 
 def files() -> Iterator[tuple[Path, str]]:
@@ -47,7 +52,7 @@ def definition(node: Node, language: str) -> dict[str, Any]:
     # Where the host has dynamic inputs, `loss.huber_delta` is looked up under this name.
     named |= {f"{parent}_{one.id}": named[one.id] for parent, branch in node.branches.items() for one in branch}
     return {
-        "display_name": node.title_in(language), "description": _in(node.about, language),
+        "display_name": node.title_in(language), "description": " ".join(node.about_in(language)),
         "inputs": named,
         "outputs": {str(i): {"name": label(one.id.replace("_", " "), language), "tooltip": _in(one.tooltip, language)}
                     for i, one in enumerate(node.outputs)},
@@ -63,26 +68,47 @@ def tooltip(one: Input, language: str) -> str:
 def page(node: Node, language: str) -> str:
     """The help page of a node."""
     heads = {key: _in(head, language) for key, head in HEADS.items()}
-    parts = [f"# {node.title_in(language)}", _in(node.about, language)]
+    parts = [f"# {node.title_in(language)}", *node.about_in(language)]
     if node.inputs:
         names = [label(one.label, language) for one in node.inputs]
-        rows = [(name if one.advanced else f"**{name}**", takes(one), tooltip(one, language))
+        rows = [(name if one.advanced else f"**{name}**", takes(one, language), shown(one), tooltip(one, language))
                 for name, one in zip(names, node.inputs)]
-        parts += [f"## {heads['inputs']}", _table((heads["name"], heads["takes"], heads["does"]), rows)]
+        notes = [FOLDED] * any(one.advanced for one in node.inputs) + [OFF] * any(may_be_off(one) for one in node.inputs)
+        parts += [f"## {heads['inputs']}", *([" ".join(_in(note, language) for note in notes)] if notes else []),
+                  _table(tuple(heads[key] for key in ("name", "takes", "default", "does")), rows)]
     if node.outputs:
-        rows = [(label(one.id.replace("_", " "), language), KINDS.get(one.kind, one.kind), _in(one.tooltip, language))
+        made = [(label(one.id.replace("_", " "), language), kind(one.kind, language), _in(one.tooltip, language))
                 for one in node.outputs]
-        parts += [f"## {heads['outputs']}", _table((heads["name"], heads["takes"], heads["does"]), rows)]
+        parts += [f"## {heads['outputs']}", _table((heads["name"], heads["takes"], heads["does"]), made)]
     return "\n\n".join(parts) + "\n"
 
 
-def takes(one: Input) -> str:
+def takes(one: Input, language: str) -> str:
     """Choices, bounds, or the kind of value."""
     if isinstance(one.choices, tuple):
         return ", ".join(f"`{choice}`" for choice in one.choices)
     if one.min is not None and one.max is not None:
-        return f"{one.min:g} - {one.max:g}"
-    return KINDS.get(one.kind, one.kind)
+        return f"{one.min:g} - {one.max:g}" if one.max < MANY else f"≥ {one.min:g}"
+    return kind(one.kind, language)
+
+
+def kind(type: str, language: str) -> str:
+    """The type of a value in words, ComfyUI's own types by their names."""
+    return _in(KINDS.get(type, type), language)
+
+
+def shown(one: Input) -> str:
+    """What a widget holds when nothing was changed; nothing for sockets and empty fields."""
+    if one.kind == "BOOLEAN":
+        return f"`{str(one.default).lower()}`"
+    if isinstance(one.default, float):
+        return f"`{one.default:g}`"
+    return f"`{one.default}`" if one.is_widget and one.default not in ("", None) else ""
+
+
+def may_be_off(one: Input) -> bool:
+    """Whether a number's 0 or an empty text stands for off."""
+    return one.settings is not None and kinds(one.settings)[one.setting][1] and one.kind in ("INT", "FLOAT", "STRING")
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
