@@ -139,7 +139,8 @@ def worker_here() -> dict[str, float]:
         ended = time.time()
         events = run.events()
     times = [began, *(event["time"] for event in events if event["attempt"]), ended]
-    spent = [(event["event"], later - earlier) for event, earlier, later in zip([*events[1:], {"event": "end"}], times, times[1:])]
+    kinds = [*(event["event"] for event in events[1:]), "end"]
+    spent = [(kind, later - earlier) for kind, earlier, later in zip(kinds, times, times[1:])]
     steps = [seconds for kind, seconds in spent if kind == "step"]
     drawn = sum(seconds for kind, seconds in spent if kind == "sample")
     step = statistics.median(steps)
