@@ -25,7 +25,7 @@ from .settings import BaseSettings
 from .texts import say
 from .views import flags
 from .views.terminal import utf8
-from .worker.attempt import Bug
+from .worker.attempt import Bug, missing_package
 from .worker.messages import COMMANDS
 
 
@@ -50,6 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                      error=str(bug), file=str(bug.log)))
         return 3
     except Exception as error:  # noqa: BLE001 - a traceback belongs in a file, not before a user's eyes
+        lacking = missing_package(error)
+        if lacking is not None:
+            write_traceback(error)
+            complain(str(lacking))
+            return 1
         complain(say("Something went wrong inside Aprendiz ({error}). That is a bug of ours; {file} tells where.",
                      error=f"{type(error).__name__}: {error}", file=str(write_traceback(error))))
         return 3

@@ -281,6 +281,15 @@ def test_doctor_works_where_nothing_is_installed() -> None:
     assert "GB" in told["memory"]["value"] and "GB in" in told["free disk"]["value"]
 
 
+def test_a_missing_package_is_named_with_what_installs_it(answers: Answers) -> None:
+    script = (f"import sys; sys.path.append({str(ROOT)!r}); from aprendiz.__main__ import main; "
+              "sys.exit(main(['generate', '--base', 'micro', '--prompt', 'a fish', '--out', 'a.png']))")
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 1 and "-m pip install numpy" in done.stderr and "Traceback" not in done.stderr
+    assert "Traceback" in (home() / "log.txt").read_text(encoding="utf-8")
+    answers("generate where nothing is installed", done.stderr.strip())
+
+
 def test_the_command_line_follows_the_locale() -> None:
     environment = {"APRENDIZ_LANGUAGE": "", "LC_ALL": "es_ES.UTF-8"}
     spanish, english = aprendiz("runs", environment=environment).stdout, aprendiz("runs").stdout

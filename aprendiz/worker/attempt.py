@@ -106,11 +106,10 @@ def explain(error: BaseException, run: Run) -> AprendizError | None:
     if isinstance(error, AprendizError):
         return error
     text = f"{type(error).__name__}: {error}"
-    if isinstance(error, ImportError) and not str(error.name or "aprendiz").startswith("aprendiz"):
+    lacking = missing_package(error)
+    if lacking is not None:
         traceback.print_exception(type(error), error, error.__traceback__)
-        package = str(error.name).split(".")[0]
-        return RunError("The package {package} is missing or broken ({reason}). Install it with: {python} -m pip install "
-                        "{package}", package=package, reason=str(error), python=sys.executable)
+        return lacking
     if re.search(r"out of memory|MemoryError|can't allocate memory", text):
         return DeviceError("The memory ran out ({reason}). Close other programs that use it, or lower batch_size or resolution, "
                            "then go on with: python -m aprendiz resume {folder}",
@@ -120,6 +119,15 @@ def explain(error: BaseException, run: Run) -> AprendizError | None:
         return RunError("The disk is full. Free some space where {folder} is, then go on with: "
                         "python -m aprendiz resume {folder}", folder=str(run.folder))
     return None
+
+
+def missing_package(error: BaseException) -> RunError | None:
+    """What to install where an import failed; None for other errors and for our own modules."""
+    if not isinstance(error, ImportError) or str(error.name or "aprendiz").startswith("aprendiz"):
+        return None
+    package = str(error.name).split(".")[0]
+    return RunError("The package {package} is missing or broken ({reason}). Install it with: {python} -m pip install "
+                    "{package}", package=package, reason=str(error), python=sys.executable)
 
 
 @contextmanager
