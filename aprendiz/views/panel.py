@@ -19,7 +19,7 @@ NO_LORA = word("There is no LoRA '{name}'. Choose one from the list, or connect 
 NO_EMBEDDING = word("There is no embedding '{name}'. Its file belongs into ComfyUI's folder for embeddings, under that name.")
 NO_CONTROL = word("A ControlNet and its condition picture belong together. Connect 'control image' and choose 'control net'.")
 NO_PROMPT = word("No prompt was given. Write one a line into 'prompts'.")
-UNEVEN = word("There are {before} pictures before and {after} after. Connect as many of each.")
+UNEVEN = word("Pictures before: {before}, after: {after}. Connect as many of each.")
 NO_RUNS_FOLDER = word("The folder for runs, {folder}, is not there. Make it, or write another full path into ComfyUI's settings "
                       "under Aprendiz; empty is the output folder.")
 NO_DIFFUSERS = word("diffusers is missing or broken ({reason}), and the built-in model needs it. `python -m aprendiz doctor` "
