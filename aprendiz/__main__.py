@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 something that the user can mend (one clear message), 2 un
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 import time
@@ -226,4 +227,7 @@ def _add_drawing(parser: Parser) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    code = main()
+    # Otherwise Python goes once more through all that the libraries made, a second of the processor, before it lets go of it.
+    gc.freeze()
+    raise SystemExit(code)

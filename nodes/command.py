@@ -4,7 +4,6 @@ Embedded Pythons ignore the working directory and PYTHONPATH, so the folder that
 place of this file's own.
 """
 
-import gc
 import os
 import runpy
 import sys
@@ -12,7 +11,4 @@ import sys
 _here = os.path.dirname(os.path.abspath(__file__))
 sys.path[:] = [os.path.dirname(_here), *(path for path in sys.path if os.path.abspath(path or ".") != _here)]
 sys.argv[0] = "aprendiz"
-try:
-    runpy.run_module("aprendiz", run_name="__main__", alter_sys=True)
-finally:
-    gc.freeze()  # the end of the process then does not go once more through all that the libraries made: a second less
+runpy.run_module("aprendiz", run_name="__main__", alter_sys=True)
