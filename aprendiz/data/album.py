@@ -37,12 +37,12 @@ class Leaf:
     taught: tuple[str, ...]
     source: str = ""
     editable: bool = True
-    stamp: str = ""
 
 
 def leaves(settings: DataSettings) -> tuple[list[Leaf], list[Problem]]:
     """Every picture of the folder, and what is wrong as far as names and captions tell. Raises DatasetError."""
-    root, found, problems = folder.listing(settings)
+    noted: dict[str, str] = {}
+    root, found, problems = folder.listing(settings, noted)
     beside: dict[Path, dict[str, list[str]]] = {}
     tables = _tables(root, found)
     shown = []
@@ -53,11 +53,10 @@ def leaves(settings: DataSettings) -> tuple[list[Leaf], list[Problem]]:
         files = captions.match(picture.file.name, beside[place])
         own, source = None, ""
         if files:
-            source = PurePosixPath(picture.name).with_name(files[0]).as_posix()
-            with suppress(DatasetError):  # told of among the problems
-                own = captions.clean(captions.read_file(place / files[0], source))
+            source = picture.name[:picture.name.rfind("/") + 1] + files[0]
+            own = noted.get(captions.shown(source))  # what cannot be read is told of among the problems
         tabled = not files and captions.fold(picture.name) in tables
-        shown.append(Leaf(picture.name, own, picture.captions, source, not tabled, _stamp(picture.file)))
+        shown.append(Leaf(picture.name, own, picture.captions, source, not tabled))
     return shown, problems
 
 
@@ -83,7 +82,8 @@ def _tables(root: Path, found: Sequence[folder.Picture]) -> set[str]:
     return named
 
 
-def _stamp(file: Path) -> str:
+def stamp(file: Path) -> str:
+    """What changes when a file does."""
     try:
         known = file.stat()
     except OSError:
@@ -138,7 +138,7 @@ def _bare(file: Path, name: str) -> folder.Picture:
 def thumbnail(root: Path, name: str) -> bytes:
     """A small JPEG of a picture, upright; kept in the user's data folder, so that it is made once. Raises DatasetError."""
     file = inside(root, name)
-    key = hashlib.sha256(f"{file.resolve()}|{_stamp(file)}|{SIDE}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    key = hashlib.sha256(f"{file.resolve()}|{stamp(file)}|{SIDE}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
     kept = home() / "thumbnails" / key[:2] / f"{key}.jpg"
     with suppress(OSError):
         return kept.read_bytes()

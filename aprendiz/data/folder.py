@@ -147,10 +147,11 @@ def scan(settings: DataSettings, progress: Callable[[int, int], None] | None = N
     return Dataset(pictures, content(pictures), tuple(once.values()), root)
 
 
-def listing(settings: DataSettings) -> tuple[Path, list[Picture], list[Problem]]:
+def listing(settings: DataSettings, noted: dict[str, str] | None = None) -> tuple[Path, list[Picture], list[Problem]]:
     """The folder, its pictures by name with captions and masks, sizes and digests still lacking, and what is wrong so far.
 
-    No picture is opened, so this is quick however many there are. Raises DatasetError for a folder that cannot be read at all.
+    No picture is opened, so this is quick however many there are. noted: takes what each caption file holds, by its relative
+    name, for whoever would read them once more. Raises DatasetError for a folder that cannot be read at all.
     """
     root = existing(settings.path)
     problems: list[Problem] = []
@@ -160,7 +161,7 @@ def listing(settings: DataSettings) -> tuple[Path, list[Picture], list[Problem]]
     told = _metadata(places, problems)
     found: list[Picture] = []
     for place in places:
-        found += _describe(place, told, problems)
+        found += _describe(place, told, problems, {} if noted is None else noted)
     return root, sorted(found, key=lambda picture: picture.name), problems
 
 
@@ -206,15 +207,17 @@ def walk(place: Place, problems: list[Problem], seen: set[str]) -> Iterator[Plac
         return
     seen.add(real)
     try:
-        names = sorted(os.listdir(place.path))
+        with os.scandir(place.path) as entries:
+            # Most systems' listings tell, without a look at each file; of a link, where it leads to.
+            folders = {entry.name: os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir() for entry in entries}
     except OSError as error:
         problems.append(Problem("The folder {folder} cannot be read: {reason}.",
                                 {"folder": shown(place.name or str(place.path)), "reason": reason(error)}, shown(place.name)))
         return
-    if RUN_FILES <= set(names):
+    if RUN_FILES <= folders.keys():
         return
-    names = [name for name in names if not name.startswith(".") and name.lower() not in IGNORED]
-    inner = {name for name in names if os.path.isdir(place.path / name)}
+    names = [name for name in sorted(folders) if not name.startswith(".") and name.lower() not in IGNORED]
+    inner = {name for name in names if folders[name]}
     place = _own(replace(place, files=tuple(name for name in names if name not in inner)), problems)
     yield place
     for name in sorted(inner):
@@ -316,8 +319,8 @@ def _metadata(places: Sequence[Place], problems: list[Problem]) -> dict[str, lis
     return told
 
 
-def _describe(place: Place, told: Mapping[str, list[Told]], problems: list[Problem]) -> list[Picture]:
-    """The pictures of a folder with their captions and masks; sizes and digests are still lacking."""
+def _describe(place: Place, told: Mapping[str, list[Told]], problems: list[Problem], noted: dict[str, str]) -> list[Picture]:
+    """The pictures of a folder with their captions and masks; sizes and digests are still lacking. noted: as in `listing`."""
     beside_pictures = (*MASKS, *CONDITIONS)
     names = [name for name in place.files if name.lower().endswith(EXTENSIONS) and not name.lower().endswith(beside_pictures)]
     names = [name for name in names if not any(entry.shows for entry in told.get(fold(posixpath.join(place.name, name)), ()))]
@@ -328,6 +331,7 @@ def _describe(place: Place, told: Mapping[str, list[Told]], problems: list[Probl
     for name in names:
         own = captions.match(name, beside)
         sources = _read_sources(place, own, problems)
+        noted.update((source.source, source.texts[0]) for source in sources if source.texts)
         entries = told.get(fold(posixpath.join(place.name, name)), ())
         sources += [entry for entry in entries if entry.texts]
         texts, problem = choose(place, name, sources, captions.match(name, nearly))

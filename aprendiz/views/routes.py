@@ -259,8 +259,10 @@ class Routes:
         count = min(PICTURES_AT_ONCE, max(0, int(given.get("count", PICTURES_AT_ONCE))))
         first = {str(name) for name in given.get("first", ())} | set(troubled)
         ordered = sorted(found, key=lambda leaf: leaf.name not in first)
+        root = Path(settings.path or "").expanduser()
         shown = [{"name": leaf.name, "caption": leaf.own, "taught": list(leaf.taught), "editable": leaf.editable,
-                  "stamp": leaf.stamp, "problems": troubled.get(leaf.name, [])} for leaf in ordered[start:start + count]]
+                  "stamp": album.stamp(root / leaf.name), "problems": troubled.get(leaf.name, [])}
+                 for leaf in ordered[start:start + count]]
         others = [one for where, ones in troubled.items() if where not in names for one in ones]
         return {"folder": str(settings.path), "total": len(found), "captioned": sum(any(leaf.taught) for leaf in found),
                 "troubled": len(names & set(troubled)), "pictures": shown, "problems": others[:50],
