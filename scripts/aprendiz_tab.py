@@ -7,6 +7,7 @@ which executes this file again.
 
 import base64
 import binascii
+import gc
 import hmac
 import logging
 import os
@@ -23,11 +24,11 @@ if str(ROOT) not in sys.path:
 
 from aprendiz.texts import nearest  # noqa: E402
 from aprendiz.views import results  # noqa: E402
-from aprendiz.views.card import CARDS, Card  # noqa: E402
+from aprendiz.views.card import CARDS, WISHES, Card  # noqa: E402
 from aprendiz.views.desk import DESKS, Desk  # noqa: E402
 from aprendiz.views.gradio import Page, PageHost  # noqa: E402
 from aprendiz.views.routes import Routes, mount  # noqa: E402
-from aprendiz.views.words import FOLDERS, OUTPUT  # noqa: E402
+from aprendiz.views.words import FOLDERS, MODEL, OUTPUT  # noqa: E402
 
 logger = logging.getLogger("aprendiz")
 SECTION = ("aprendiz", "Aprendiz")
@@ -141,25 +142,53 @@ def knows(header, pairs):
 class Model:
     """The model that this host draws with."""
 
+    def place(self):
+        """What it is drawn with."""
+        return devices.device.type
+
+    def wish(self):
+        """When it is to leave, as the settings have it."""
+        return shared.opts.data.get("aprendiz_model") or "auto"
+
+    def there(self):
+        """Whether it is in memory at all, which on a card is the card's."""
+        from modules import sd_models
+        if keeper() is None:
+            return loaded() is not None
+        opened = devices.device.type == "cpu" and bool(getattr(sd_models.model_data, "forge_hash", ""))
+        return opened or bool(keeper().current_loaded_models)
+
     def free(self):
-        """Bytes free on the card; None on the processor."""
+        """Bytes free on the card, or in the computer's memory where the host draws on the processor."""
         import torch
-        return torch.cuda.mem_get_info(devices.device)[0] if devices.device.type == "cuda" else None
+        if devices.device.type == "cuda":
+            return torch.cuda.mem_get_info(devices.device)[0]
+        from aprendiz.devices import free_ram
+        return free_ram() if devices.device.type == "cpu" else None
 
     def leave(self):
-        """Off the card. Forge and reForge keep books of what is on it."""
-        if keeper() is not None:
+        """Out of memory. The host opens it anew when it is next asked for."""
+        from modules import sd_models
+        data = sd_models.model_data
+        if keeper() is not None:  # Forge and reForge keep books of what is on the card, and put it into memory beside
             keeper().unload_all_models()
             keeper().soft_empty_cache()
+            if devices.device.type == "cpu" and hasattr(data, "forge_hash"):  # there is no beside: as before the first picture
+                data.set_sd_model(sd_models.FakeInitialModel())
+                data.forge_hash = ""
         elif loaded() is not None:
-            from modules import sd_models
-            sd_models.send_model_to_cpu(loaded())
+            model = loaded()
+            sd_models.send_model_to_trash(model)
+            data.loaded_sd_models[:] = [other for other in data.loaded_sd_models if other is not model]
+            # As after a start that opens no model: whoever asks for one has it opened.
+            data.sd_model, data.was_loaded_at_least_once = None, False
+        gc.collect()
 
     def come_back(self):
-        """Onto the card again; Forge and reForge see to that themselves."""
-        if keeper() is None and loaded() is not None:
+        """Into memory again; Forge and reForge see to that themselves when they draw."""
+        if keeper() is None:
             from modules import sd_models
-            sd_models.send_model_to_device(loaded())
+            sd_models.model_data.get_sd_model()
 
     def drawing(self):
         """Whether a picture is being made."""
@@ -229,6 +258,7 @@ def settings():
     add = shared.opts.add_option
     add("aprendiz_output", shared.OptionInfo("", str(OUTPUT), section=SECTION))
     add("aprendiz_folders", shared.OptionInfo("", str(FOLDERS), gr.Textbox, {"lines": 3}, section=SECTION))
+    add("aprendiz_model", shared.OptionInfo("auto", str(MODEL), gr.Radio, {"choices": list(WISHES)}, section=SECTION))
 
 
 def follow_language():

@@ -15,19 +15,29 @@ from aprendiz.views.card import SPARE, Card
 class Model:
     """A host's model of so many bytes on a card that has so many free without it."""
 
-    def __init__(self, free: int | None, size: int) -> None:
-        self.room, self.size, self.there, self.at_it = free, size, True, False
+    def __init__(self, free: int | None, size: int, wish: str = "auto", place: str = "cuda") -> None:
+        self.room, self.size, self.open, self.at_it = free, size, True, False
+        self.wanted, self.where = wish, place
         self.moves: list[str] = []
 
+    def place(self) -> str:
+        return self.where
+
+    def wish(self) -> str:
+        return self.wanted
+
+    def there(self) -> bool:
+        return self.open
+
     def free(self) -> int | None:
-        return None if self.room is None else self.room - self.size * self.there
+        return None if self.room is None else self.room - self.size * self.open
 
     def leave(self) -> None:
-        self.there = False
+        self.open = False
         self.moves.append("left")
 
     def come_back(self) -> None:
-        self.there = True
+        self.open = True
         self.moves.append("back")
 
     def drawing(self) -> bool:
@@ -50,10 +60,40 @@ def test_the_hosts_model_stays_where_the_card_holds_both(run: Run) -> None:
     assert model.moves == []
 
 
-def test_a_host_that_draws_on_the_processor_is_left_alone(run: Run) -> None:
+def test_where_nobody_knows_what_is_free_the_model_stays(run: Run) -> None:
     model = Model(None, 4 << 30)
     Card(model, list).before_run(run)
     assert model.moves == []
+
+
+def test_a_person_may_have_it_leave_always_or_never_whatever_is_free(run: Run) -> None:
+    for wish, room, moves in (("always", None, ["left"]), ("always", 99 << 30, ["left"]), ("never", 0, [])):
+        model = Model(room, 0, wish)
+        Card(model, list).before_run(run)
+        assert model.moves == moves
+    model = Model(None, 0, "always")
+    model.open = False  # not even opened yet
+    Card(model, list).before_run(run)
+    assert model.moves == []
+
+
+def test_a_picture_that_is_being_drawn_is_waited_for_and_keeps_its_model(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(card, "PATIENCE", 0.2)
+    model = Model(0, 0)
+    model.at_it = True
+    Card(model, list).before_run(run)
+    assert model.moves == []
+    model.at_it = False
+    Card(model, list).before_run(run)
+    assert model.moves == ["left"]
+
+
+def test_the_computers_memory_counts_where_the_host_draws_on_the_processor(run: Run, tmp_path: Path) -> None:
+    on_card = Run.create(tmp_path, Job.read({"data": str(tmp_path), "device": "cuda", "name": "on-card"}), "digest")
+    for one, moves in ((run, ["left"]), (on_card, [])):
+        model = Model(0, 0, place="cpu")
+        Card(model, list).before_run(one)
+        assert model.moves == moves
 
 
 def test_it_leaves_for_a_run_that_needs_the_room_and_is_back_when_the_host_draws(run: Run) -> None:
@@ -93,7 +133,7 @@ def test_a_run_pauses_while_the_host_draws_and_goes_on_when_it_is_quiet(run: Run
     states.append("stopped")  # by the person, meanwhile
     both.go_on()
     assert commands == ["pause", "resume", "pause"]
-    assert model.there
+    assert model.open
 
 
 def test_a_run_on_another_device_is_none_of_the_cards_business(run: Run, tmp_path: Path) -> None:

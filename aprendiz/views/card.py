@@ -2,7 +2,8 @@
 
 Where the card holds both nothing happens. Where it does not, the host's model leaves it before a worker starts. When the host
 is asked for a picture, the runs on the card pause between two steps, which frees what they hold, and the model comes back; once
-the host has been quiet for a while the model leaves again and the runs go on, exactly where they were. Standard library only.
+the host has been quiet for a while the model leaves again and the runs go on, exactly where they were. The same goes for the
+computer's memory where the host draws on the processor. Standard library only.
 """
 
 from __future__ import annotations
@@ -22,14 +23,24 @@ logger = logging.getLogger(__name__)
 SPARE = 2 << 30  # bytes beside the base: what is trained, activations, the driver's own
 QUIET = 20.0  # seconds without a picture after which runs go on
 PATIENCE = 180.0  # seconds for which a run is waited for: a step, and its pause
-PLACES = ("auto", "cuda", "cuda:0", "mps", "xpu")  # devices of a job that are the host's card
+PLACES = ("auto", "cuda", "cuda:0", "mps", "xpu", "cpu")  # devices of a job, of which the host's own is one
+WISHES = ("auto", "always", "never")  # when the host's model leaves: where memory does not hold both, or as the person has it
 
 
 class HostModel(Protocol):
     """What a host can do with the model that it draws with."""
 
+    def place(self) -> str:
+        """What it draws with: cuda, mps, xpu or cpu."""
+
+    def wish(self) -> str:
+        """When it is to leave, one of `WISHES`."""
+
+    def there(self) -> bool:
+        """Whether it is in memory at all."""
+
     def free(self) -> int | None:
-        """Bytes free on its card; None where it draws on the processor, or nobody knows."""
+        """Bytes free where it draws; None where nobody knows."""
 
     def leave(self) -> None:
         """Take it off the card."""
@@ -53,14 +64,24 @@ class Card:
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def before_run(self, run: Run) -> None:
-        """Make room for a run that is about to begin, if it needs some."""
+        """Make room for a run that is about to begin, if it needs some; a picture that is being drawn is waited for."""
+        if not self._in_the_way(run):
+            return
+        until = time.monotonic() + PATIENCE
+        while self.model.drawing() and time.monotonic() < until:
+            time.sleep(0.1)
         with self._lock:
-            free = self.model.free()
-            if free is None or self._away or not on_card(run) or free >= needed(run):
+            if self.model.drawing() or not self._in_the_way(run):
                 return
             logger.info("the host's model leaves the card for %s; it comes back when it is next asked for", run.name)
             self.model.leave()
             self._away = True
+
+    def _in_the_way(self, run: Run) -> bool:
+        if self._away or self.model.wish() == "never" or not on_card(run, self.model.place()) or not self.model.there():
+            return False
+        free = self.model.free()
+        return self.model.wish() == "always" or (free is not None and free < needed(run))
 
     def before_drawing(self) -> None:
         """The host is about to draw: its model comes back, and runs that are in its way pause first."""
@@ -69,7 +90,7 @@ class Card:
             if not self._away:
                 return self._start_clock()
             for run in self.busy():
-                if on_card(run) and run.state == "running":
+                if on_card(run, self.model.place()) and run.state == "running":
                     run.tell("pause")
                     self._asked.append(run)
             until = time.monotonic() + PATIENCE
@@ -107,9 +128,10 @@ class Card:
 CARDS: dict[str, Card] = {}  # of hosts that execute their own scripts anew within one process
 
 
-def on_card(run: Run) -> bool:
-    """Whether a run trains on the card that the host draws with."""
-    return str(run.values().get("training", {}).get("device", "auto")) in PLACES
+def on_card(run: Run, place: str) -> bool:
+    """Whether a run trains where the host draws."""
+    device = str(run.values().get("training", {}).get("device", "auto"))
+    return device in PLACES and device.partition(":")[0] in ("auto", place)
 
 
 def needed(run: Run) -> int:

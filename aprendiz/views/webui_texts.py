@@ -17,7 +17,7 @@ from typing import Any
 from ..texts import label, translations
 from .desk import Desk
 from .gradio import Page, PageHost
-from .words import FOLDERS, OUTPUT
+from .words import FOLDERS, MODEL, OUTPUT
 
 FOLDER = Path(__file__).resolve().parents[2] / "localizations"
 NAMES = {"es_ES": "es", "pt_BR": "pt-BR"}  # as hosts' packs are called: our language
@@ -63,7 +63,7 @@ def texts() -> Iterator[str]:
     recorder = Recorder()
     Page(recorder, PageHost(Desk(Path, list))).build()
     yield from recorder.texts
-    yield from (str(OUTPUT), str(FOLDERS))
+    yield from (str(OUTPUT), str(FOLDERS), str(MODEL))
 
 
 def localization(language: str) -> dict[str, str]:

@@ -108,6 +108,9 @@ WORDS = {
 OUTPUT = Problem("Folder for runs; empty: the host's output folder.")
 FOLDERS = Problem("Folders that the page may open beside the host's own, one a line.")
 
+MODEL = Problem("When the host's own model leaves memory for a run: auto (where memory does not hold both), always or never. It "
+                "comes back by itself.")
+
 
 def words() -> dict[str, str]:
     """Every text by its key; fields in braces are filled in by the page."""

@@ -145,6 +145,12 @@ def run_of(data: Path, name: str) -> Run:
     return Run.open(data / "outputs" / "aprendiz" / name)
 
 
+def run_of_soon(data: Path, name: str) -> Run:
+    """A run that is about to be made."""
+    until(lambda: (data / "outputs" / "aprendiz" / name / "job.json").is_file(), "the run is there")
+    return run_of(data, name)
+
+
 def polling_cost(host: webui_host.Host, name: str) -> float:
     """Milliseconds of the host's processor time for a second of following a run: its events once, every third time the list."""
     newest = host.get(f"/aprendiz/runs/{name}/events", **{"from": "0"})["next"]
@@ -232,6 +238,39 @@ def test_our_section_is_in_the_settings(page: Page) -> None:
     page.locator("#settings button").filter(has_text="Aprendiz").first.click()
     expect(page.locator("#setting_aprendiz_output")).to_be_visible(timeout=PATIENCE)
     expect(page.locator("#setting_aprendiz_folders")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("#setting_aprendiz_model")).to_be_visible(timeout=PATIENCE)
+
+
+def test_the_hosts_model_leaves_for_a_run_and_comes_back_by_itself(page: Page, host: webui_host.Host, data: Path) -> None:
+    """Settings, Aprendiz: always. The model really goes; a picture drawn meanwhile pauses the run and is the same as before."""
+    without = host.draw("true", "a cat", **TRUE)
+    before = host.get("/aprendiz-probe/model")
+    assert before["open"]
+    host.post("/sdapi/v1/options", {"aprendiz_model": "always"})
+    try:
+        fill_in(page, data, "alone", 400)
+        page.locator("#aprendiz-start").click()
+        run = run_of_soon(data, "alone")
+        until(lambda: any(event["event"] == "step" for event in run.events()), "a step was made")
+        away = host.get("/aprendiz-probe/model")
+        assert not away["open"] and before["mb"] - away["mb"] > 2000
+        page.goto("about:blank")
+        opened(page, host)  # looking at the page opens no model
+        assert not host.get("/aprendiz-probe/model")["open"] and run.state == "running"
+        drawn = host.draw("true", "a cat", **TRUE)
+        assert difference(drawn, without) == 0
+        meanwhile = host.get("/aprendiz-probe/model")
+        assert meanwhile["open"] and [event["event"] for event in run.events()].count("paused") == 1
+        until(lambda: run.state == "running", "the run goes on once the host is quiet")
+        again = host.get("/aprendiz-probe/model")
+        assert not again["open"]
+        press(page, "Stop")
+        until(lambda: run.state == "stopped", "the run stopped")
+        assert difference(host.draw("true", "a cat", **TRUE), without) == 0  # nothing is trained, and it comes back all the same
+        assert host.get("/aprendiz-probe/model")["open"]
+        note(host, {"model_leaves_mb": before["mb"] - away["mb"], "model_comes_back_mb": meanwhile["mb"] - away["mb"]})
+    finally:
+        host.post("/sdapi/v1/options", {"aprendiz_model": "auto"})
 
 
 def test_a_host_that_closes_leaves_a_run_that_can_be_gone_on_with(page: Page, host: webui_host.Host, data: Path) -> None:
@@ -262,7 +301,7 @@ def test_the_hosts_login_guards_our_routes(host: webui_host.Host, data: Path) ->
         with person.open(f"http://127.0.0.1:{guarded.port}/login", login) as answer:
             assert answer.status == 200
         with person.open(runs) as answer:
-            assert [run["name"] for run in json.loads(answer.read())["runs"]] == ["broken-off", "swimmer"]
+            assert [run["name"] for run in json.loads(answer.read())["runs"]] == ["broken-off", "alone", "swimmer"]
     finally:
         guarded.stop()
 

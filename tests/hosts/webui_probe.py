@@ -6,6 +6,7 @@
     GET /aprendiz-probe/card?name=                        the card of the Lora page
     GET /aprendiz-probe/versions                          of what the host runs with
     GET /aprendiz-probe/spent                             processor time of its process so far, in seconds
+    GET /aprendiz-probe/model                             whether its model is in memory, and how much its process holds
 
 Weights are held against W + up down alpha / rank, computed here from the same matrices in plain form. `keys` (JSON) says which
 tensor of a checkpoint in the original layout a module is, and which third of its rows.
@@ -297,6 +298,14 @@ def routes(_: Any, app: Any) -> None:
     @app.get("/aprendiz-probe/spent")
     def spent() -> float:
         return time.process_time()
+
+    @app.get("/aprendiz-probe/model")
+    def model() -> dict[str, Any]:
+        from modules import sd_models
+        data = sd_models.model_data  # asking for shared.sd_model would open one
+        is_open = bool(data.forge_hash) if FORGE else data.sd_model is not None
+        held = [line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS")]
+        return {"open": is_open, "mb": int(held[0]) // 1024 if held else None}
 
 
 script_callbacks.on_app_started(routes)
