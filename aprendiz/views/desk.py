@@ -67,6 +67,7 @@ class Desk:
     _counted: tuple[DataSettings, float, int] | None = None
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _placing: threading.RLock = field(default_factory=threading.RLock)
+    _asking: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
         self.studio = Studio(lambda: self.output().absolute() / "aprendiz" / ".tries")
@@ -334,7 +335,7 @@ class Desk:
     def _asked(self, values: Mapping[str, Any], arguments: list[str]) -> Check:
         """The process that was asked this, or is asked now; of each kind the older ones make room."""
         key = json.dumps([arguments, dict(values)], sort_keys=True, default=str)
-        with self._lock:
+        with self._asking:  # not the lock of starting, which may wait for a picture that the host is drawing
             known = self._checks.get(key)
             if known is None or known.stale:
                 alike = [old for old in self._checks if old.startswith(f'[["{arguments[0]}"')]
