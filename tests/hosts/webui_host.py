@@ -130,18 +130,23 @@ def prepare(data: Path) -> Path:
 
 
 def add_ourselves(data: Path) -> Path:
-    """Install this extension, and let the host find CLIP wherever it runs."""
+    """Install this extension."""
     folder = data / "extensions" / "aprendiz"
     for name in EXTENSION:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         elif (ROOT / name).is_file():
             shutil.copyfile(ROOT / name, folder / name)
+    add_clip(data)
+    return folder
+
+
+def add_clip(data: Path) -> None:
+    """Let the host find CLIP wherever it runs."""
     cached, snapshot = data / "hub" / "hub" / "models--openai--clip-vit-large-patch14", "0" * 40
     (cached / "refs").mkdir(parents=True)
     (cached / "refs" / "main").write_text(snapshot, encoding="utf-8")
     shutil.copytree(data / "openai" / "clip-vit-large-patch14", cached / "snapshots" / snapshot)
-    return folder
 
 
 def write_clip(folder: Path) -> None:
