@@ -122,5 +122,17 @@ def test_from_click_to_finished_file_with_pause_reload_stop_and_resume(page: Pag
     steps = [event["step"] for event in run.events() if event["event"] == "step"]
     assert steps == list(range(1, 21)) and run.file.stat().st_size > 10_000
     row = page.locator('[data-run="swimmer"]')
+    row.get_by_label("Compare").check()
+    expect(page.locator(".ap-comparison .ap-head")).to_have_text(["swimmer step 20"], timeout=PATIENCE)
+    page.locator(".ap-trying > summary").click()
+    page.get_by_label("What was learned").select_option("A file by its path")
+    page.get_by_label("Condition picture", exact=True).set_input_files(place / "fish" / "fish-01.png")
+    expect(page.locator("img.ap-condition")).to_be_visible(timeout=PATIENCE)
+    page.set_viewport_size({"width": 390, "height": 844})
+    for part in ("#aprendiz-base-path", "#aprendiz-section-output", "#aprendiz-live .ap-pictures"):
+        page.locator(part).scroll_into_view_if_needed()
+        expect(page.locator("#aprendiz-start")).to_be_in_viewport(ratio=1, timeout=PATIENCE)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.set_viewport_size({"width": 1280, "height": 950})
     row.get_by_role("button", name="Use its settings").click()
     expect(page.locator("#aprendiz-training-steps >> css=textarea, input").first).to_have_value("20", timeout=PATIENCE)

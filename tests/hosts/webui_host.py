@@ -191,9 +191,12 @@ def start(folder: Path, python: str, data: Path, checkpoint: str, page: bool = F
         if process.poll() is not None:
             raise HostError("the host ended while it started", host.log())
         try:
-            host.get("/aprendiz-probe/versions")
-            return host
+            # On a slow machine, a question that comes between its page and its API ends AUTOMATIC1111.
+            if "Startup time" in (data / "log.txt").read_text(encoding="utf-8", errors="replace"):
+                host.get("/aprendiz-probe/versions")
+                return host
         except (urllib.error.URLError, ConnectionError, HostError, ValueError):  # the page answers before the probe does
-            time.sleep(1)
+            pass
+        time.sleep(1)
     host.stop()
     raise HostError("the host did not start in time", host.log())
