@@ -6,18 +6,20 @@ and numbers.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .errors import SettingsError
+from .errors import Problem, ProblemsError, SettingsError
 from .nets.arena import Arena
 from .settings import OptimizerSettings, learning_rates
+
+PACKAGES = {"adamw8bit": "bitsandbytes", "prodigy": "pytorch_optimizer", "lion": "pytorch_optimizer",
+            "adafactor": "pytorch_optimizer", "schedulefree": "pytorch_optimizer"}
 
 
 class Optimizer:
@@ -45,18 +47,17 @@ class Optimizer:
             group["lr"] = rate(number)
         self.torch.step()
 
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[None]:
-        """While schedule-free's average stands in the masters (saving, samples); nothing for the others."""
+    def average(self) -> Tensor:
+        """The values to save and to show: schedule-free's average; for the others the masters themselves."""
         if self.settings.optimizer != "schedulefree":
-            yield
-            return
+            return self.master
         # Its own way back rounds; the copy does not, so that looking at the average never changes what is learned.
         before = self.master.clone()
         self.torch.eval()  # type: ignore[attr-defined]
-        yield
+        average = self.master.clone()
         self.torch.train()  # type: ignore[attr-defined]
         self.master.copy_(before)
+        return average
 
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The whole state as named tensors and plain numbers."""
@@ -109,14 +110,16 @@ def _parameters(arena: Arena, part: str, start: int, stop: int, optimizer: str) 
 
 
 def build(groups: list[dict[str, Any]], settings: OptimizerSettings, device: torch.device) -> torch.optim.Optimizer:
-    """The optimizer of the settings. Raises SettingsError where its package is not there."""
+    """The optimizer of the settings. Raises ProblemsError where its package is not there."""
     name, decay, betas = settings.optimizer, settings.weight_decay, (settings.beta1, settings.beta2)
+    if missing := problems(settings):
+        raise ProblemsError(missing)
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=1e-4, betas=betas, weight_decay=decay, fused=_can_fuse(device))
     if name == "adamw8bit":
-        return _package("bitsandbytes", name).optim.AdamW8bit(groups, lr=1e-4, betas=betas,
-                                                              weight_decay=decay)  # type: ignore[no-any-return]
-    library = _package("pytorch_optimizer", name)
+        return importlib.import_module(PACKAGES[name]).optim.AdamW8bit(groups, lr=1e-4, betas=betas,
+                                                                       weight_decay=decay)  # type: ignore[no-any-return]
+    library = importlib.import_module(PACKAGES[name])
     if name == "prodigy":
         return library.Prodigy(groups, lr=1.0, betas=betas, weight_decay=decay, safeguard_warmup=True,
                                bias_correction=True)  # type: ignore[no-any-return]
@@ -136,12 +139,14 @@ def _can_fuse(device: torch.device) -> bool:
     return device.type in ("cuda", "xpu") or (device.type == "cpu" and version >= (2, 4))
 
 
-def _package(name: str, optimizer: str) -> Any:
-    if importlib.util.find_spec(name) is None:
-        raise SettingsError("The optimizer '{optimizer}' needs the package {package}. Install it with `python -m pip install "
-                            "{package}`, "
-                            "or choose adamw.", optimizer=optimizer, package=name.replace("_", "-"), where="optimizer.optimizer")
-    return importlib.import_module(name)
+def problems(settings: OptimizerSettings) -> list[Problem]:
+    """The package that the optimizer needs, if it is not there."""
+    name = PACKAGES.get(settings.optimizer, "torch")
+    if importlib.util.find_spec(name) is not None:
+        return []
+    return [Problem("The optimizer '{optimizer}' needs the package {package}. Install it with `python -m pip install {package}`, "
+                    "or choose adamw.", {"optimizer": settings.optimizer, "package": name.replace("_", "-")},
+                    "optimizer.optimizer")]
 
 
 def rate_of(settings: OptimizerSettings, rate: float | str, steps: int) -> Callable[[int], float]:

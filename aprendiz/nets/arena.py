@@ -58,7 +58,10 @@ class Arena:
 
     @contextlib.contextmanager
     def showing(self, flat: Tensor) -> Iterator[None]:
-        """While the network computes with other values (a moving average), for samples and validation."""
+        """While the network computes with other values (a moving average), for samples and validation; free for the masters."""
+        if flat is self.master:  # what it computes with is theirs already
+            yield
+            return
         before = self.working.clone()
         self.working.copy_(flat)
         yield
