@@ -5,6 +5,7 @@ Every draw belongs to its step, so the repetition is exact.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,13 +15,14 @@ from .errors import TrainingError
 if TYPE_CHECKING:
     from torch import nn
 
-    from .prepare import Lesson
-    from .train import Learned
+    from .lesson import Learned, Lesson
 
 
-def explain(lesson: Lesson, learned: Learned, step: int) -> TrainingError:
-    """The error that names step, picture and module. `learned` stands at the last good state and is left at the bad step."""
-    from .train import update
+def explain(lesson: Lesson, learned: Learned, step: int, update: Callable[..., object]) -> TrainingError:
+    """The error that names step, picture and module. `learned` stands at the last good state and is left at the bad step.
+
+    update: does one optimizer step (lesson, learned, batch).
+    """
     while learned.step < step - 1:
         update(lesson, learned, lesson.loader.batch(learned.step, lesson.processes.share(lesson.loader.samples)))
     batch = lesson.loader.batch(step - 1)

@@ -31,9 +31,9 @@ from .spill import Spill
 if TYPE_CHECKING:
     from .families import Base
     from .nets.arena import Arena
-    from .prepare import Lesson
     from .processes import Processes
     from .run import Run
+    from .settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
 
@@ -226,14 +226,13 @@ def fit(work: Work, run: Run, processes: Processes, free: int | None = None) -> 
 class Fit:
     """The step as it goes: its way of fitting in, the fp16 loss scale, and an eye on memory that spills."""
 
-    def __init__(self, lesson: Lesson) -> None:
-        self.fitted = lesson.fitted
-        self.manual, self.resolution = lesson.job.training.memory == "manual", lesson.resolution
-        self.loss_scale = 2.0**15 if lesson.arena.working.dtype == torch.float16 else 1.0
+    def __init__(self, fitted: Fitted, arena: Arena, settings: TrainingSettings, resolution: int) -> None:
+        self.fitted, self.manual, self.resolution = fitted, settings.memory == "manual", resolution
+        self.loss_scale = 2.0**15 if arena.working.dtype == torch.float16 else 1.0
         self._fine = 0
-        device = lesson.arena.master.device
+        device = arena.master.device
         watched = sys.platform == "win32" and device.type == "cuda"
-        self._spill = Spill(lesson.run, lambda: devices.card(device)) if watched else None
+        self._spill = Spill(fitted.run, lambda: devices.card(device)) if watched else None
 
     @property
     def parts(self) -> int:

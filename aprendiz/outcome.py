@@ -19,12 +19,22 @@ from .formats.inspect import inspect
 from .generate import Request, draw, parameters
 
 if TYPE_CHECKING:
-    from .prepare import Lesson
+    from .lesson import Lesson
     from .run import Run
 
 logger = logging.getLogger(__name__)
 
 PREVIEW_SIZE = 512  # pixels, the longer side of the picture that hosts show beside a LoRA
+
+
+def drawn(lesson: Lesson, step: int) -> list[Image.Image]:
+    """The pictures of the sample prompts; none, with a warning, where the network gives no numbers."""
+    try:
+        return draw(lesson.base, lesson.samples)
+    except ModelError as error:
+        lesson.run.say("No samples were drawn at step {step}: {reason} The training goes on.", warning=True, step=step,
+                       reason=str(error))
+        return []
 
 
 def draw_samples(lesson: Lesson, step: int, values: Tensor) -> list[Path]:
@@ -36,11 +46,13 @@ def draw_samples(lesson: Lesson, step: int, values: Tensor) -> list[Path]:
         return files
     try:
         with lesson.arena.showing(values), lesson.on_device():
-            pictures = draw(lesson.base, lesson.samples)
+            pictures = drawn(lesson, step)
     except ModelError as error:
         logger.warning("Samples: %s", error.problem.english)
         lesson.run.say("{base} cannot be read any more, so no samples were drawn at step {step}. The training goes on. Put it "
                        "back where it was.", warning=True, base=lesson.base.source.path.name, step=step)
+        return []
+    if not pictures:
         return []
     told = graph.texts(lesson.run.folder, lesson.job)
     for i, (picture, request, file) in enumerate(zip(pictures, lesson.samples, files)):

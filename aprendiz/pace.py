@@ -17,16 +17,14 @@ import torch
 
 from . import room, speeds
 from .files import write_json
-from .memory import Fit
 from .optimizers import Optimizer
 
 if TYPE_CHECKING:
     from .families import Source
+    from .lesson import Learned, Lesson
     from .meter import Meter
-    from .prepare import Lesson
     from .run import Run
     from .settings import Job
-    from .train import Learned
 
 FILE = "pace.json"  # in the run's folder
 WARM_UP = 2         # steps that are not timed: kernels are chosen, memory is taken
@@ -84,7 +82,7 @@ def rehearse(lesson: Lesson, learned: Learned, step: Callable[[], Any], clock: C
         step()
         done += 1
     each = (clock() - began) / done
-    learned.fit = Fit(lesson)  # a smaller way of fitting into memory stays; the loss scale begins anew
+    learned.fit = lesson.fit()  # a smaller way of fitting into memory stays; the loss scale begins anew
     lesson.optimizer = Optimizer(lesson.arena, lesson.job.optimizer, lesson.steps)
     learned.restore(lesson, before)
     return max(each, 1e-6)

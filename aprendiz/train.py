@@ -12,7 +12,6 @@ import logging
 import os
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,21 +20,24 @@ from torch import Tensor
 
 from . import __version__, devices, forensics, pace, state
 from .boards import boards
-from .memory import Fit
+from .check import check
+from .lesson import Learned, Lesson
 from .meter import Meter, Note, NotFinite
 from .outcome import draw_samples, finish, save_file
-from .prepare import Lesson, check, place, prepare
+from .prepare import place, prepare
 from .processes import Processes
 from .run import Run, Stopped
 
 if TYPE_CHECKING:
     from .data.loader import Batch
+    from .memory import Fit
     from .settings import Job
 
 logger = logging.getLogger(__name__)
 
 clock = time.perf_counter  # seconds
-SNAPSHOT_SECONDS = 20.0  # how much training an accident may cost: what is trained is copied to RAM this often
+SNAPSHOT_SECONDS = 20.0  # how much training an accident may cost: what is trained is copied to RAM this often,
+SNAPSHOT_SHARE = 0.02    # or less often, where copying would take more than this share of the time
 
 
 def train(job: Job, run: Run) -> Path:
@@ -67,50 +69,10 @@ def train(job: Job, run: Run) -> Path:
                 lesson.validation.close()
 
 
-@dataclass
-class Learned:
-    """How far a run is: steps done, the moving average, the best validation loss so far, how the step fits the memory."""
-
-    fit: Fit
-    step: int = 0
-    ema: Tensor | None = None
-    best: tuple[float, int] | None = None
-    started: float = field(default_factory=time.time)
-
-    def state(self, lesson: Lesson) -> state.State:
-        """Everything needed to go on, copied to the CPU."""
-        tensors, plain = lesson.optimizer.tensors()
-        kept = {"master": lesson.arena.master, **({"ema": self.ema} if self.ema is not None else {})}
-        kept |= {f"optimizer.{name}": tensor for name, tensor in tensors.items()}
-        return state.State(self.step, {name: t.detach().to("cpu", copy=True) for name, t in kept.items()},
-                           {"optimizer": plain, "best": self.best, "loss_scale": self.fit.loss_scale, "started": self.started})
-
-    def restore(self, lesson: Lesson, kept: state.State) -> None:
-        """Go back, or on, to a saved state."""
-        device = lesson.arena.master.device
-        lesson.arena.master.copy_(kept.tensors["master"])
-        lesson.arena.refresh()
-        if self.ema is not None:
-            self.ema.copy_(kept.tensors["ema"])
-        lesson.optimizer.restore({name.removeprefix("optimizer."): tensor.to(device) if tensor.ndim else tensor.clone()
-                                  for name, tensor in kept.tensors.items() if name.startswith("optimizer.")},
-                                 kept.plain["optimizer"])
-        self.step, self.started = kept.step, kept.plain["started"]
-        self.best = tuple(kept.plain["best"]) if kept.plain["best"] else None
-        self.fit.loss_scale = kept.plain["loss_scale"]
-
-    def result(self, lesson: Lesson) -> Tensor:
-        """What the run's file holds: the moving average where one is kept, else the masters."""
-        if self.ema is not None:
-            return self.ema
-        with lesson.optimizer.averaged():
-            return lesson.arena.master.clone()
-
-
 def learn(lesson: Lesson) -> Learned:
     """Train to the last step. Raises Stopped once saved, TrainingError where the loss is no number, DeviceError out of memory."""
     job, run, arena, processes = lesson.job, lesson.run, lesson.arena, lesson.processes
-    learned = Learned(Fit(lesson), ema=arena.master.clone() if job.training.ema_decay else None)
+    learned = Learned(lesson.fit(), ema=arena.master.clone() if job.training.ema_decay else None)
     resume(lesson, learned)
     began = clock()
     if learned.step == 0:
@@ -119,7 +81,7 @@ def learn(lesson: Lesson) -> Learned:
         pace.decide(lesson, learned, clock() - began, lambda: rehearsed(lesson, learned, processes), clock)
     meter = Meter(run, lesson.steps, lesson.loader.samples, arena.master.device)
     share = processes.share(lesson.loader.samples)
-    snapshot, taken = learned.state(lesson), time.monotonic()
+    snapshot, next_one = copied(lesson, learned)
 
     while learned.step < lesson.steps:
         wishes = processes.same(",".join(run.commands())).split(",")
@@ -140,14 +102,14 @@ def learn(lesson: Lesson) -> Learned:
             meter.note(Note(learned.step, learned.step / lesson.loader.plan.batches,
                             lesson.optimizer.torch.param_groups[0]["lr"], loss))
             due = events_due(job, learned.step, lesson.steps, wishes)
-            if due or time.monotonic() - taken > SNAPSHOT_SECONDS:
+            if due or time.monotonic() > next_one:
                 meter.flush()
                 del snapshot
-                snapshot, taken = learned.state(lesson), time.monotonic()
+                snapshot, next_one = copied(lesson, learned)
         except NotFinite as found:
             learned.restore(lesson, snapshot)
             save(lesson, learned, snapshot)
-            raise forensics.explain(lesson, learned, found.step) from None
+            raise forensics.explain(lesson, learned, found.step, update) from None
         if "validate" in due:
             validate(lesson, learned)
         if "sample" in due:
@@ -158,6 +120,14 @@ def learn(lesson: Lesson) -> Learned:
             meter.pause()
     pace.remember(lesson, meter)
     return learned
+
+
+def copied(lesson: Lesson, learned: Learned) -> tuple[state.State, float]:
+    """What an accident is recovered from, in RAM; and when the next copy is due, by the monotonic clock."""
+    began = time.monotonic()
+    kept = learned.state(lesson)
+    now = time.monotonic()
+    return kept, now + max(SNAPSHOT_SECONDS, (now - began) / SNAPSHOT_SHARE)
 
 
 def rehearsed(lesson: Lesson, learned: Learned, processes: Processes) -> None:

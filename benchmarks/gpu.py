@@ -28,6 +28,7 @@ from aprendiz import train
 from aprendiz.data.loader import Batch
 from aprendiz.draws import Draws
 from aprendiz.families import Base, Family, Source
+from aprendiz.lesson import Learned
 from aprendiz.nets import frozen
 from aprendiz.nets.arena import Arena
 from aprendiz.objectives import objective
@@ -100,7 +101,7 @@ def ours(base: Base, latents: Tensor, conditioning: Any, compiled: bool) -> Step
         job=told, arena=arena, objective=objective(base, told.objective), method=method,
         optimizer=Optimizer(arena, told.optimizer, 1_000_000),
         processes=SimpleNamespace(sum=lambda tensor: tensor), loader=SimpleNamespace(samples=count))
-    learned = train.Learned(fit)  # type: ignore[arg-type]
+    learned = Learned(fit)  # type: ignore[arg-type]
     return lambda: train.update(lesson, learned, batch)
 
 

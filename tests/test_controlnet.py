@@ -374,7 +374,7 @@ def test_a_damaged_controlnet_is_told_of(learned: Run, base_file: Path, tmp_path
 
 
 def test_jobs_that_cannot_be_are_refused_and_misleading_names_warned_of(base_file: Path, tmp_path: Path, answers: Note) -> None:
-    from aprendiz.prepare import check
+    from aprendiz.check import check
     from aprendiz.settings import Job
     data = pictures(tmp_path / "red", size=(64, 64))
 

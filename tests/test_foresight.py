@@ -11,7 +11,8 @@ import torch
 from lessons import pictures, teach
 from PIL import Image
 
-from aprendiz import devices, foresight, prepare, speeds
+from aprendiz import devices, foresight, speeds
+from aprendiz.check import check
 from aprendiz.estimate import Work
 from aprendiz.formats.weights import Weights
 from aprendiz.settings import Job
@@ -53,7 +54,7 @@ def test_of_pictures_that_keep_their_size_those_too_large_for_the_memory_are_nam
     for name, size in (("small", (100, 70)), ("middle", (330, 200)), ("large", (700, 640))):
         Image.new("RGB", size, "green").save(tmp_path / f"{name}.png")
     job = Job.read({"data": str(tmp_path), "caption": "a wall", "resize": False, "steps": 2, "memory": "manual"})
-    assert [problem.where for problem in prepare.check(job, tmp_path).problems] == ["small.png"]  # loses much to whole steps
+    assert [problem.where for problem in check(job, tmp_path).problems] == ["small.png"]  # loses much to whole steps
     whole = foresight.memory_of
     seen: list[tuple[int, int]] = []
 
@@ -63,13 +64,13 @@ def test_of_pictures_that_keep_their_size_those_too_large_for_the_memory_are_nam
 
     monkeypatch.setattr(foresight, "memory_of", needs)
     monkeypatch.setattr(devices, "free_bytes", lambda device: 60_000_000)
-    found = [problem for problem in prepare.check(job, tmp_path).problems if "at its own size" in problem.english]
+    found = [problem for problem in check(job, tmp_path).problems if "at its own size" in problem.english]
     assert [problem.where for problem in found] == ["large.png", "middle.png"] and found[0].warning
     assert seen[0] == (640, 640)
     assert found[1].english.startswith("middle.png is 330 x 200 pixels: a step at its own size needs about 0.")
     automatic = job.with_values(training={"memory": "auto"})
     monkeypatch.setattr(devices, "free_bytes", lambda device: 1_000_000)
-    assert all(not problem.warning for problem in prepare.check(automatic, tmp_path).problems if "own size" in problem.english)
+    assert all(not problem.warning for problem in check(automatic, tmp_path).problems if "own size" in problem.english)
 
 
 def test_a_time_is_told_only_where_one_like_it_was_measured(user_folder: Path) -> None:

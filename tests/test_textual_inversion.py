@@ -19,6 +19,7 @@ from PIL import Image, PngImagePlugin
 from safetensors.torch import load_file, save_file
 
 from aprendiz import registry, vocabulary
+from aprendiz.check import check
 from aprendiz.data import templates
 from aprendiz.errors import AprendizError, ModelError, ProblemsError
 from aprendiz.evaluate.scores import MicroScorer
@@ -29,7 +30,6 @@ from aprendiz.methods.textual_inversion import TextualInversion
 from aprendiz.micro.measure import share
 from aprendiz.micro.pictures import PURPLE_STAR, write_pictures
 from aprendiz.nets import clip, embeddings
-from aprendiz.prepare import check
 from aprendiz.settings import BaseSettings, Job
 
 FAMILIES = ("sd1", "sd2", "sdxl")
@@ -414,7 +414,7 @@ def test_a_job_that_cannot_be_is_refused(settings: dict[str, Any], text: str, an
 def test_a_family_without_embeddings_refuses_the_method_in_words() -> None:
     import tiny_flow
 
-    from aprendiz.prepare import fits
+    from aprendiz.check import fits
     job = Job.read({**QUICK, "data": "pictures"})
     base = tiny_flow.FAMILY.tiny()
     assert [str(problem) for problem in fits(job, tiny_flow.FAMILY, base.source)] == [

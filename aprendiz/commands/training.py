@@ -34,6 +34,9 @@ def job_values(asked: argparse.Namespace) -> dict[str, Any]:
     file = Path(asked.what)
     if file.suffix.lower() in (".toml", ".json"):
         return flags.job_values(asked, job_file(file), file.absolute().parent)
+    if file.exists() and asked.what.replace("-", "_") not in registry.methods():
+        raise SettingsError("{file} is no job: these are files that end in .toml or .json. Name one, or a method "
+                            "(`python -m aprendiz methods` lists them).", file=str(file))
     values = flags.job_values(asked, {"method": {"name": asked.what.replace("-", "_")}})
     if "path" not in values.get("data", {}) and asked.what in registry.methods():
         asked.part.error(say("No pictures were given. Name their folder with --data FOLDER."))
@@ -46,14 +49,18 @@ def job_file(file: Path) -> dict[str, Any]:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise SettingsError("{file} is not in UTF-8, so it cannot be read. Save it as UTF-8.", file=file.name) from error
+    except FileNotFoundError as error:
+        raise SettingsError("There is no job {file}. Check the path.", file=str(file)) from error
     except OSError as error:
         raise SettingsError("{file} cannot be read: {reason}.", file=str(file), reason=error.strerror or str(error)) from error
     try:
         values = json.loads(text) if file.suffix.lower() == ".json" else _toml(text)
     except ValueError as error:
-        raise SettingsError("{file} cannot be read as a job: {reason}.", file=file.name, reason=str(error)) from error
+        raise SettingsError("{file} cannot be read as a job: {reason}. Mend that place, or write the job anew.",
+                            file=file.name, reason=str(error)) from error
     if not isinstance(values, dict):
-        raise SettingsError("{file} holds no settings.", file=file.name)
+        raise SettingsError("{file} holds no settings. Write them by name, such as {{\"data\": \"my-pictures\"}}.",
+                            file=file.name)
     return values
 
 
@@ -203,7 +210,7 @@ def check(asked: argparse.Namespace) -> int:
     except ProblemsError as error:
         problems += [*error.problems, *picture_problems(asked)]
     else:
-        from ..prepare import check as look
+        from ..check import check as look
         found = look(job, asked.out)
         problems += found.problems
         strict = job.data.strict

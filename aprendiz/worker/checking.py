@@ -44,8 +44,8 @@ def check(values: dict[str, Any], output: Path) -> dict[str, Any]:
     except AprendizError as error:
         problems: Sequence[Problem] = error.problems
     else:
-        from .. import prepare
-        found = prepare.check(job, output)
+        from ..check import check
+        found = check(job, output)
         problems = found.problems
         if found.report is not None:
             told = found.report.forecast
