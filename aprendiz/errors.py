@@ -15,11 +15,27 @@ Each carries an English template with named fields, which is also the key of its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from .texts import say
+
+
+class Phrase(str):
+    """Words within a message ('a LoRA'): its text in the person's language, and `english` for logs."""
+
+    english: str
+
+    def __new__(cls, template: str, **fields: Any) -> Phrase:
+        made = super().__new__(cls, say(template, **fields))
+        made.english = template.format(**in_english(fields))
+        return made
+
+
+def in_english(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a message, phrases among them in English."""
+    return {name: value.english if isinstance(value, Phrase) else value for name, value in fields.items()}
 
 
 @dataclass(frozen=True)
@@ -41,7 +57,7 @@ class Problem:
     @property
     def english(self) -> str:
         """The sentence for logs, whatever the person's language."""
-        return self.template.format(**self.fields)
+        return self.template.format(**in_english(self.fields))
 
 
 class AprendizError(Exception):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, TypeVar
 
-from .errors import Problem
+from .errors import Phrase, Problem
 
 Settings = TypeVar("Settings")
 
@@ -138,12 +138,14 @@ def fit(settings: type, name: str, value: Any, section: str = "") -> tuple[Any, 
                           {"name": where, "value": repr(value), "kind": kind_words(settings, name)}, where)
 
 
-def kind_words(settings: type, name: str) -> str:
-    """What a knob takes, in words for a message."""
-    types, off = kinds(settings)[name]
+def kind_words(settings: type, name: str, off: bool = True) -> Phrase:
+    """What a knob takes, in words for a message; whether it may be off too, if that is to be told."""
+    types, may_be_off = kinds(settings)[name]
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", tuple: "a list"}
-    text = " or ".join(words[t] for t in types)
-    return f"{text}, or nothing for off" if off else text
+    kind = Phrase(words[types[0]])
+    for more in types[1:]:
+        kind = Phrase("{one} or {other}", one=kind, other=Phrase(words[more]))
+    return Phrase("{kind}, or nothing for off", kind=kind) if off and may_be_off else kind
 
 
 def check(settings: Any, section: str = "") -> list[Problem]:

@@ -313,7 +313,7 @@ def find_runs(output: Path | None = None) -> list[Run]:
     if output is not None:
         output = Path(output).absolute()
         if not output.is_dir():
-            raise RunError("There is no folder {folder}.", folder=str(output))
+            raise RunError("There is no folder {folder}. Check the path.", folder=str(output))
     roots = [output] if output is not None else [Path(folder) for folder in _outputs()]
     patterns = ("job.json", "*/job.json", "aprendiz/*/job.json")
     folders = {file.parent for root in roots for pattern in patterns for file in root.glob(pattern)}

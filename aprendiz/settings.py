@@ -387,7 +387,7 @@ def contradictions(sections: Mapping[str, Any]) -> list[Problem]:
         problems.append(Problem("resolution is {value}, which is no multiple of 8. The nearest is {near}.",
                                 {"value": data.resolution, "near": round(data.resolution / 8) * 8}, "data.resolution"))
     if objective and objective.timestep_min > objective.timestep_max:
-        problems.append(Problem("timestep_min {low} is above timestep_max {high}.",
+        problems.append(Problem("timestep_min {low} is above timestep_max {high}. Exchange them.",
                                 {"low": objective.timestep_min, "high": objective.timestep_max}, "objective.timestep_min"))
     if optimizer and isinstance(optimizer.learning_rate, str):
         problems += rate_problems(optimizer.learning_rate, "optimizer.learning_rate")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
@@ -12,11 +13,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from aprendiz import registry
 from aprendiz.files import home
-from aprendiz.knobs import knobs
+from aprendiz.knobs import fit, kind_words, knobs
 from aprendiz.micro.pictures import write_pictures
 from aprendiz.run import Run
 from aprendiz.settings import SECTIONS
@@ -25,6 +28,7 @@ from aprendiz.views.terminal import Screen, clock
 from aprendiz.worker.messages import EVENTS
 
 ROOT = Path(__file__).resolve().parent.parent
+MICRO = ROOT / "aprendiz" / "micro" / "base"
 PATIENCE = 240.0
 Answers = Callable[[str, object], None]
 SMALL = ("--resolution", "64", "--rank", "1", "--targets", "attention", "--device", "cpu", "--sampler-steps", "1")
@@ -129,10 +133,12 @@ def test_every_problem_is_told_at_once(pictures: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "text", "answer"), [
-    ("none.toml", None, "none.toml cannot be read"),
+    ("none.toml", None, "There is no job none.toml. Check the path."),
+    ("fish", None, "fish is no job: these are files that end in .toml or .json."),
+    ("job.txt", 'data = "fish"', "job.txt is no job: these are files that end in .toml or .json."),
     ("broken.toml", "steps = = 3", "broken.toml cannot be read as a job"),
     ("broken.json", "[", "broken.json cannot be read as a job"),
-    ("list.json", "[]", "list.json holds no settings."),
+    ("list.json", "[]", 'list.json holds no settings. Write them by name, such as {"data": "my-pictures"}.'),
     ("newer.json", '{"schema": 99}', "written by a newer version of Aprendiz"),
     ("job.toml", 'data = "fish"\n[method]\nrnak = 3', "There is no setting 'method.rnak'. Did you mean 'rank'?"),
     ("job.toml", 'data = "fish"\n[methud]\nrank = 3', "There is no setting 'methud'. Did you mean 'method'?"),
@@ -145,6 +151,44 @@ def test_job_files_that_cannot_be_used_exit_with_1(
     told = refused(1, "train", name)
     assert answer in told
     answers(f"train {name}: {text}", told.replace(str(Path.cwd()), "HERE"))
+
+
+def test_all_that_a_job_names_is_looked_at_before_anything_loads(pictures: Path, answers: Answers) -> None:
+    for caption in pictures.glob("*.txt"):
+        caption.unlink()
+    save_file({"emb_params": np.zeros((1, 96), np.float32)}, "word.safetensors")
+    vae = MICRO / "vae" / "diffusion_pytorch_model.safetensors"
+    done = aprendiz("check", "lora", "--data", "fish", "--vae", "word.safetensors", "--text-encoder", vae,
+                    "--continue-from", vae, "--pictures", "4", "--optimizer", "adamw8bit")
+    told = [line for line in done.stderr.splitlines() if not line.startswith("Warning")]
+    assert done.returncode == 1 and "Traceback" not in done.stderr and "This can be trained" not in done.stdout
+    expected = ["word.safetensors is no VAE", "lacks the text encoder", "is no LoRA", "Prior preservation needs to know"]
+    expected += ["needs the package bitsandbytes"] if importlib.util.find_spec("bitsandbytes") is None else []
+    assert len(told) == len(expected) and all(any(words in line for line in told) for words in expected), told
+    for line in told:
+        answers("check lora with a wrong VAE, text encoder, LoRA to go on from, prior and optimizer",
+                line.replace(str(ROOT), "..."))
+
+
+def test_all_that_is_wrong_with_a_drawing_is_told_at_once(tmp_path: Path, answers: Answers) -> None:
+    save_file({"emb_params": np.zeros((1, 96), np.float32)}, "word.safetensors")
+    told = refused(1, "generate", "--base", "micro", "--prompt", "a fish", "--out", "one.png", "--count", "0",
+                   "--strength", "0.5", "--lora", "word.safetensors:much", "--embedding", "none.pt", "--control", "none.png",
+                   "--controlnet", "none").splitlines()
+    expected = ["count is 0.", "none was given. Name it with --image", "The weight 'much' of word.safetensors is no number.",
+                "There is no embedding file none.pt", "There is no picture none.png. Check the path."]
+    assert len(told) == len(expected) and all(any(words in line for line in told) for words in expected), told
+    for line in told:
+        answers("generate with nothing right", line)
+
+
+def test_a_message_is_in_one_language_whole_and_in_the_log_in_english(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APRENDIZ_LANGUAGE", "es")
+    _, problem = fit(registry.methods()["lora"].Settings, "rank", "muchos", "method")
+    assert problem is not None
+    assert str(problem) == "method.rank es 'muchos', pero acepta un número entero."
+    assert problem.english == "method.rank is 'muchos', but it takes a whole number."
+    assert kind_words(SECTIONS["optimizer"], "learning_rate") == "un número o un texto, o nada para desactivarlo"
 
 
 @pytest.mark.parametrize("arguments", [("resume", "nowhere"), ("watch", "nowhere"), ("tell", "nowhere", "stop")])

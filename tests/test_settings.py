@@ -48,7 +48,7 @@ BAD = [
     ({"validate_every_steps": 10}, "validate_every_steps is 10, but no pictures are kept apart."),
     ({"data": None}, "No pictures were given. Name their folder with --data FOLDER."),
     ({"resolution": 511}, "resolution is 511, which is no multiple of 8. The nearest is 512."),
-    ({"timestep_min": 500, "timestep_max": 100}, "timestep_min 500 is above timestep_max 100."),
+    ({"timestep_min": 500, "timestep_max": 100}, "timestep_min 500 is above timestep_max 100. Exchange them."),
     ({"optimizer.optimizer": "adamv"}, "optimizer.optimizer is 'adamv'. It can be: adamw, "),
     ({"flip": "yes"}, "data.flip is 'yes', but it takes true or false."),
     ({"flip": 1}, "data.flip is 1, but it takes true or false."),

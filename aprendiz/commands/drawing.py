@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ProblemsError, SettingsError
+from ..errors import AprendizError, Problem, ProblemsError, SettingsError
 from ..knobs import fit, knobs, read
 from ..settings import BaseSettings, TrainingSettings
 from ..texts import say
@@ -57,6 +57,9 @@ def read_request(asked: argparse.Namespace, prompt: str) -> Request:
         problems += [problem] if problem else []
     if problems:
         raise ProblemsError(problems)
+    if vars(asked).get("strength") is not None and asked.image is None:
+        raise SettingsError("--strength tells how much of a picture is redone, and none was given. Name it with --image, or "
+                            "leave --strength out.")
     for name in ("image", "mask"):
         file = vars(asked).get(name)
         if file is not None:
@@ -73,8 +76,11 @@ def open_picture(file: Path, mode: str | None) -> Any:
         with Image.open(file) as picture:
             upright = ImageOps.exif_transpose(picture)
             return upright.convert(mode) if mode else upright.copy()
+    except FileNotFoundError as error:
+        raise SettingsError("There is no picture {file}. Check the path.", file=str(file)) from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise SettingsError("{file} cannot be read as a picture: {reason}.", file=str(file), reason=str(error)) from error
+        raise SettingsError("{file} cannot be read as a picture: it is damaged, too large, or something else. Copy it again, or "
+                            "save it anew as PNG or JPEG.", file=str(file)) from error
 
 
 def read_loras(asked: argparse.Namespace) -> list[tuple[Path, float]]:
@@ -82,7 +88,7 @@ def read_loras(asked: argparse.Namespace) -> list[tuple[Path, float]]:
     found = [weighted(given) for given in asked.lora]
     for file, _ in found:
         if not file.is_file():
-            raise SettingsError("There is no LoRA file {file}.", file=str(file))
+            raise SettingsError("There is no LoRA file {file}. Check the path.", file=str(file))
     return found
 
 
@@ -98,9 +104,12 @@ def read_words(asked: argparse.Namespace, texts: Sequence[str]) -> list[Embeddin
 
 
 def weighted(given: str) -> tuple[Path, float]:
-    """`FILE[:weight]`, 1 where none is given."""
+    """`FILE[:weight]`, 1 where none is given. Raises SettingsError for a weight that is no number."""
     file, colon, weight = given.rpartition(":")
     if not colon or Path(given).exists() or not re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", weight):
+        if colon and Path(file).is_file() and not Path(given).exists():
+            raise SettingsError("The weight '{weight}' of {file} is no number. Write one such as {file}:0.8.", weight=weight,
+                                file=file)
         file, weight = given, "1"
     return Path(file), float(weight)
 
@@ -183,12 +192,25 @@ class Order:
 
 def read_order(asked: argparse.Namespace) -> Order:
     """The arguments of `generate`, everything checked that needs no base. Raises AprendizError."""
-    first = read_request(asked, asked.prompt)
+    found: list[Any] = []
+    problems: list[Problem] = []
+    for look in (lambda: read_request(asked, asked.prompt), lambda: read_count(asked), lambda: read_loras(asked),
+                 lambda: read_controls(asked), lambda: read_words(asked, (asked.prompt, asked.negative or ""))):
+        try:
+            found.append(look())
+        except AprendizError as error:
+            problems += error.problems
+    if problems:
+        raise ProblemsError(problems)
+    return Order(*found, asked.out)
+
+
+def read_count(asked: argparse.Namespace) -> int:
+    """How many pictures. Raises SettingsError."""
     count = whole_numbers(asked.count, "count")[0]
     if count < 1:
         raise SettingsError("{name} is {value}. It must be at least {low}.", name="count", value=count, low=1)
-    return Order(first, count, read_loras(asked), read_controls(asked), read_words(asked, (first.prompt, first.negative)),
-                 asked.out)
+    return count
 
 
 def carry_out(order: Order, base: Base, on_step: OnStep | None) -> list[Path]:

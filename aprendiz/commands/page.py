@@ -21,7 +21,7 @@ def app(asked: argparse.Namespace) -> int:
         port = int(asked.port)
     missing = [folder for folder in asked.folder if not folder.is_dir()]
     if missing:
-        raise SettingsError("There is no folder {folder}.", folder=str(missing[0]))
+        raise SettingsError("There is no folder {folder}. Check the path.", folder=str(missing[0]))
 
     def told(address: str) -> None:
         taken = int(address.rstrip("/").rpartition(":")[2])

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import registry
-from ..errors import ModelError, Problem
+from ..errors import ModelError, Phrase, Problem
 from . import original, recognise
 from .container import file_hash
 from .single_file import write_single_file
@@ -35,6 +35,11 @@ KINDS = {"lora": "a LoRA", "controlnet": "a ControlNet", "controlnet_lllite": "a
 PREDICTIONS = {"epsilon": "epsilon", "v": "v", "v_prediction": "v", "v-prediction": "v"}
 
 __all__ = ["find", "open_base", "sha256", "write_single_file"]
+
+
+def kind_name(kind: str) -> Phrase:
+    """What `recognise.kind` found, in words."""
+    return Phrase(KINDS[kind]) if kind in KINDS else Phrase("a model")
 
 
 def find(settings: BaseSettings) -> Source:
@@ -109,7 +114,7 @@ def _find_file(path: Path, settings: BaseSettings) -> Source:
     kind = recognise.kind(shapes)
     if kind in KINDS:
         raise ModelError("{path} is {kind}, not a base model. Name the checkpoint that it belongs to.",
-                         path=str(path), kind=KINDS[kind], where="base.path")
+                         path=str(path), kind=kind_name(kind), where="base.path")
     family = _family(path, shapes)
     if not any("token_embedding" in name for name in shapes) and settings.text_encoder is None:
         raise _no_text_encoder(path)

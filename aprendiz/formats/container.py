@@ -75,7 +75,8 @@ def _read(opened: BinaryIO, size: int, file: Path) -> Header:
                          "Take its .safetensors version, or convert it with a tool you trust.", file=str(file), where=str(file))
     length = int.from_bytes(begin, "little")
     if len(begin) < 8 or length < 2 or length > LARGEST_HEADER:
-        raise ModelError("{file} is no .safetensors file: it does not begin like one.", file=str(file), where=str(file))
+        raise ModelError("{file} is no .safetensors file: it does not begin like one. Name one that is, or "
+                         "download it again.", file=str(file), where=str(file))
     if 8 + length > size:
         raise ModelError("{file} is cut off: it has {size} bytes, and its header alone takes {wanted}. Download or copy it "
                          "again.",

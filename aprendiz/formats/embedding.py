@@ -88,7 +88,9 @@ def read(file: Path) -> Embedding:
         header = container.read_header(file)
         kind = recognise.kind(header.shapes)
         if kind not in ("textual_inversion", "unknown"):
-            raise ModelError("{file} is {kind}, not an embedding.", file=str(file), kind=_kind(kind), where=str(file))
+            from .checkpoint import kind_name
+            raise ModelError("{file} is {kind}, not an embedding. Name an embedding's file.", file=str(file),
+                             kind=kind_name(kind), where=str(file))
         from safetensors.torch import load
         content, metadata = load(file.read_bytes()), header.metadata
     else:
@@ -149,11 +151,6 @@ def write_pt(file: Path, vectors: Mapping[str, Tensor], step: int, base_name: st
     stream = io.BytesIO()
     torch.save(content, stream, _use_new_zipfile_serialization=False)
     return write_whole(file, stream.getvalue())
-
-
-def _kind(kind: str) -> str:
-    from .checkpoint import KINDS
-    return KINDS.get(kind, "a model")
 
 
 def _shapes(vectors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

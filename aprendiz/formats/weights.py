@@ -144,7 +144,7 @@ def open_folder(folder: Path, stem: str) -> Weights | None:
     pickles = sorted([*folder.glob(f"{stem}*.bin"), *folder.glob("pytorch_model*.bin")])
     if pickles:
         read_header(pickles[0])  # says what it is, and the remedy
-        raise ModelError("{file} is no .safetensors file: it does not begin like one.",
+        raise ModelError("{file} is no .safetensors file: it does not begin like one. Name one that is, or download it again.",
                          file=str(pickles[0]), where=str(pickles[0]))
     return None
 

@@ -2,8 +2,8 @@
 
     python -m aprendiz.texts.collect es > missing.json
 
-A template is the text that a call hands to `say`, `Problem`, `knob` (its help) or an error of the AprendizError tree, or to
-any function of ours that has a parameter named `template`. It stands there literally, as a choice between literals, or
+A template is the text that a call hands to `say`, `Problem`, `Phrase`, `knob` (its help) or an error of the AprendizError tree,
+or to any function of ours that has a parameter named `template`. It stands there literally, as a choice between literals, or
 as a name for one; anything else is reported as loose, because it could not be translated.
 """
 
@@ -68,7 +68,7 @@ def collect(package: Path = PACKAGE) -> Found:
 
 def carriers(trees: Mapping[str, ast.Module]) -> dict[str, int]:
     """Callables that take a template, with its position among the arguments."""
-    takers = {"say": 0, "Problem": 0, "knob": 1, ERRORS: 0}
+    takers = {"say": 0, "Problem": 0, "Phrase": 0, "knob": 1, ERRORS: 0}
     classes = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     for kind in classes * 2:  # twice, so that a subclass may be seen before its parent
         own = any(isinstance(part, ast.FunctionDef) and part.name == "__init__" for part in kind.body)

@@ -115,7 +115,7 @@ def bounds(flag: Flag) -> Iterator[str]:
         yield {"file": "a file", "folder": "a folder", "either": "a file or a folder"}[one.path]
         return
     types, _ = kinds(flag.settings)[flag.name]
-    yield kind_words(flag.settings, flag.name).removesuffix(", or nothing for off")
+    yield kind_words(flag.settings, flag.name, off=False)
     if bool in types:
         return
     low, high = (number(limit) for limit in (one.min, one.max))
