@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ModelError
+from ..errors import AprendizError, ModelError, Problem
 from . import original
 from .original import Layout, Piece, TextLayout
 from .weights import STEM, Shapes, Weights, open_folder, open_weights, read_json
@@ -65,6 +65,18 @@ def vocabularies(source: Source, settings: BaseSettings, layout: Layout) -> list
     """Each text encoder's width and tokenizer, from headers alone. Raises ModelError."""
     texts = [_text(source, settings, layout, text) for text in layout.texts]
     return [(int(component.config["hidden_size"]), _tokenizer(component, text)) for component, text in zip(texts, layout.texts)]
+
+
+def problems(source: Source, settings: BaseSettings, layout: Layout) -> list[Problem]:
+    """Why the VAE or the text encoders, or those named in their place, cannot be used; from headers alone."""
+    found: list[Problem] = []
+    for look in (functools.partial(_vae, source, settings, layout),
+                 *(functools.partial(_text, source, settings, layout, text) for text in layout.texts)):
+        try:
+            look()
+        except AprendizError as error:
+            found += error.problems
+    return found
 
 
 def _network(source: Source, family: Family, layout: Layout, last_encoder: torch.nn.Module) -> Component:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import Problem
+from ..errors import AprendizError, ModelError, Problem
 from ..knobs import knob
 from . import Method, Part
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ..data.loader import Batch
     from ..families import Base, Family, Source
+    from ..formats.kohya import LoraWeight
     from ..formats.metadata import TrainingFacts
     from ..nets.lora import LoraLayer
     from ..objectives import Noisy
@@ -89,6 +90,8 @@ class Lora(Method):
         if settings.continue_from and not Path(settings.continue_from).is_file():
             problems.append(Problem("The LoRA to continue from, {file}, is not there. Check the path.",
                                     {"file": settings.continue_from}, "method.continue_from"))
+        elif settings.continue_from:
+            problems += continued_problems(Path(settings.continue_from), settings.rank, family)
         return problems
 
     def _targets(self) -> dict[str, list[str]]:
@@ -99,15 +102,7 @@ class Lora(Method):
     def _continue(self, file: Path) -> None:
         """Take over the weights of a LoRA file; modules it lacks stay fresh."""
         import torch
-
-        from ..errors import ModelError
-        from ..formats import kohya
-        weights, _ = kohya.read(file, self.base.family)
-        ranks = {one.down.shape[0] for one in weights}
-        if ranks != {self.settings.rank}:
-            raise ModelError("{file} has rank {found}, but this job's rank is {rank}. Set rank to {found}.",
-                             file=file.name, found=", ".join(str(r) for r in sorted(ranks)), rank=self.settings.rank,
-                             where="method.rank")
+        weights = continued(file, self.settings.rank, self.base.family)
         taken = 0
         with torch.no_grad():
             for one in weights:
@@ -166,6 +161,26 @@ class Lora(Method):
         write(file, weights, self.base.family, metadata.lora_metadata(job, facts), again=True)
         inspect.verify(file, self.base)
         return [file]
+
+
+def continued(file: Path, rank: int, family: Family) -> list[LoraWeight]:
+    """The weights of a LoRA file that a job of this rank can go on from. Raises ModelError."""
+    from ..formats import kohya
+    weights, _ = kohya.read(file, family)
+    ranks = {one.down.shape[0] for one in weights}
+    if ranks != {rank}:
+        raise ModelError("{file} has rank {found}, but this job's rank is {rank}. Set rank to {found}.",
+                         file=file.name, found=", ".join(str(r) for r in sorted(ranks)), rank=rank, where="method.rank")
+    return weights
+
+
+def continued_problems(file: Path, rank: int, family: Family) -> list[Problem]:
+    """Why a job of this rank cannot go on from a LoRA file."""
+    try:
+        continued(file, rank, family)
+    except AprendizError as error:
+        return error.problems
+    return []
 
 
 METHOD = Lora
