@@ -16,12 +16,13 @@ import torch
 from lessons import losses, pictures
 from lessons import teach as teach_at
 from PIL import Image
+from safetensors.torch import load, save
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from aprendiz import devices, memory, placing, room
 from aprendiz import train as loop
-from aprendiz.errors import DeviceError, ProblemsError, RunError
+from aprendiz.errors import DeviceError, ProblemsError, RunError, TrainingError
 from aprendiz.estimate import STATE, Choice, Need, Work, frozen_bytes, passing_vae, step
 from aprendiz.families import Base, Family
 from aprendiz.formats import checkpoint
@@ -558,6 +559,21 @@ def test_a_base_that_went_away_costs_the_samples_and_nothing_else(data: Path, tm
     told = [event["text"] for event in run.events() if event["event"] == "warning"]
     assert told == [f"base cannot be read any more, so no samples were drawn at step {step}. The training goes on. Put it back "
                     "where it was." for step in (2, 3)]
+
+
+def test_pictures_that_are_no_numbers_cost_the_samples_and_say_so(data: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(checkpoint.MICRO, base)
+    file = base / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load(file.read_bytes())
+    weights["conv_out.bias"][0] = float("nan")
+    file.write_bytes(save(weights, {"format": "pt"}))
+    run = Run.create(tmp_path / "out", Job.read({"method": "lora", "rank": 4, "steps": 1, "sampler_steps": 1, "base": str(base),
+                                                 "sample_prompts": ["a fish"], "data": str(data), "name": "taught"}), "")
+    with run.locked(), pytest.raises(TrainingError, match="The loss of step 1 was no number"):
+        loop.train(run.job(), run)
+    assert told(run, "warning")[0] == ("No samples were drawn at step 0: base gives pictures that are not numbers. Choose "
+                                       "precision fp32, or another VAE. The training goes on.")
 
 
 def test_encoding_that_does_not_fit_goes_on_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
