@@ -6,10 +6,9 @@ and numbers.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -48,18 +47,17 @@ class Optimizer:
             group["lr"] = rate(number)
         self.torch.step()
 
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[None]:
-        """While schedule-free's average stands in the masters (saving, samples); nothing for the others."""
+    def average(self) -> Tensor:
+        """The values to save and to show: schedule-free's average; for the others the masters themselves."""
         if self.settings.optimizer != "schedulefree":
-            yield
-            return
+            return self.master
         # Its own way back rounds; the copy does not, so that looking at the average never changes what is learned.
         before = self.master.clone()
         self.torch.eval()  # type: ignore[attr-defined]
-        yield
+        average = self.master.clone()
         self.torch.train()  # type: ignore[attr-defined]
         self.master.copy_(before)
+        return average
 
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The whole state as named tensors and plain numbers."""

@@ -19,7 +19,7 @@ from .formats.inspect import inspect
 from .generate import Request, draw, parameters
 
 if TYPE_CHECKING:
-    from .prepare import Lesson
+    from .lesson import Lesson
     from .run import Run
 
 logger = logging.getLogger(__name__)

@@ -6,37 +6,35 @@ encode and leave it afterwards; the network comes last.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import boards, devices, memory, optimizers, pace, placing, registry, room
-from .data import buckets, captions, folder, maps
+from . import devices, memory, pace, placing, registry, room
+from .data import buckets, captions, folder
 from .data.cache import Cache, Cut, Encoded, encode_cuts, encode_now, encode_texts
 from .data.loader import Example, Loader, Plan, Store
 from .data.maps import Maps
-from .data.preflight import Facts, Report, preflight, read_every, steps_of
-from .data.prior import prompts_from
+from .data.preflight import Report, steps_of
 from .draws import Draws
-from .errors import AprendizError, Problem, ProblemsError
+from .errors import Problem, ProblemsError
 from .estimate import Work, heavy
 from .families import Source, Tensors
-from .formats import checkpoint, loading
+from .formats import checkpoint
 from .generate import Request
+from .lesson import Lesson
 from .nets.arena import Arena
 from .nets.frozen import exchange
-from .objectives import Objective, objective
+from .objectives import objective
 from .optimizers import Optimizer
 
 if TYPE_CHECKING:
     from .data.folder import Dataset, Picture
     from .families import Base, Family
-    from .methods import Method
     from .processes import Processes
     from .run import Run
     from .settings import DataSettings, Job
@@ -63,99 +61,6 @@ class Checked:
             raise ProblemsError(stopping)
 
 
-@dataclass
-class Lesson:
-    """One run, ready to be trained."""
-
-    job: Job
-    run: Run
-    base: Base
-    method: Method
-    dataset: Dataset
-    objective: Objective
-    loader: Loader
-    validation: Loader | None
-    arena: Arena
-    optimizer: Optimizer
-    processes: Processes
-    draws: Draws
-    steps: int
-    samples: list[Request]
-    resolution: int
-    fitted: memory.Fitted
-
-    @contextlib.contextmanager
-    def on_device(self) -> Iterator[None]:
-        """While pictures are drawn: the encoders, which otherwise leave the device to the network."""
-        with self.fitted.drawing((self.resolution, self.resolution)):
-            yield
-
-
-def check(job: Job, output: Any) -> Checked:
-    """Everything that can be known of a job without opening a model: the base's header, the settings together, every picture."""
-    found = Checked()
-
-    def attempt(step: Any) -> None:
-        try:
-            step()
-        except AprendizError as error:
-            found.problems += error.problems
-
-    def base() -> None:
-        found.source = checkpoint.find(job.base)
-        found.family = registry.families()[found.source.family]
-        found.problems += found.source.details.get("warnings", ())
-        layout = found.family.layout()
-        found.problems += loading.problems(found.source, job.base, layout) if layout is not None else []
-        found.problems += fits(job, found.family, found.source)
-
-    def pictures() -> None:
-        found.dataset = told(job, folder.scan(job.data))
-        recipe = registry.methods()[job.method_name].conditions(job)
-        if recipe is not None:
-            found.problems += maps.check(found.dataset.pictures, recipe)
-        found.report = preflight(job, found.dataset, output=output, resolution=resolution(job, found.source, found.family),
-                                 bucket_step=bucket_step(job, found.family),
-                                 facts=Facts(count_tokens=token_counter(job, found.family)))
-        found.problems += found.report.problems
-
-    def sizes() -> None:
-        from . import foresight
-        if not job.data.resize and found.source and found.family and found.dataset:
-            found.problems += foresight.too_large(job, found.source, found.family, found.dataset.pictures)
-
-    def prior() -> None:
-        if job.prior.prior_data:
-            beside = folder.scan(prior_settings(job))
-            found.problems += [*beside.problems, *read_every(beside.pictures, job.data)]
-        elif job.prior.pictures and not job.prior.prompts and found.dataset is not None:
-            prompts_from(job, found.dataset.pictures)
-
-    found.problems += boards.problems(job) + optimizers.problems(job.optimizer)
-    def device() -> None:
-        dtype = devices.precision(job.training, devices.device(job.training.device))
-        if found.source is not None:
-            found.problems += room.memory_problems(found.source, dtype, devices.free_ram(swap=True))
-
-    attempt(base)
-    attempt(device)
-    attempt(pictures)
-    attempt(sizes)
-    attempt(prior)
-    return found
-
-
-def fits(job: Job, family: Family, source: Source) -> list[Problem]:
-    """Why a method cannot be taught to a family, if it cannot; and what its own settings have against this base."""
-    method = registry.methods()[job.method_name]
-    lacking = method.needs - family.offers
-    if lacking:
-        return [Problem("{method} cannot be taught to {family}, which has no {parts}. `python -m aprendiz families` tells what "
-                        "each offers.",
-                        {"method": method.title, "family": family.title, "parts": ", ".join(sorted(lacking))}, "method.name")]
-    return method.check(job, family, source)
-
-
 def told(job: Job, dataset: Dataset) -> Dataset:
     """The pictures with what the method says of them."""
     method = registry.methods()[job.method_name]
@@ -166,13 +71,6 @@ def told(job: Job, dataset: Dataset) -> Dataset:
 def resolution(job: Job, source: Source | None, family: Family | None) -> int:
     """Training size in pixels: the job's, else the base's, else the family's."""
     return job.data.resolution or (source and source.resolution) or (family and family.resolution) or 512
-
-
-def token_counter(job: Job, family: Family | None) -> Callable[[str], int] | None:
-    """What counts a caption's tokens; a short one needs no tokenizer, for a token is a character at least."""
-    if family is None:
-        return None
-    return lambda caption: len(caption) if len(caption) <= job.data.max_tokens else family.count_tokens(caption)
 
 
 def bucket_step(job: Job, family: Family | None) -> int:

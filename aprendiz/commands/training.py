@@ -210,7 +210,7 @@ def check(asked: argparse.Namespace) -> int:
     except ProblemsError as error:
         problems += [*error.problems, *picture_problems(asked)]
     else:
-        from ..prepare import check as look
+        from ..check import check as look
         found = look(job, asked.out)
         problems += found.problems
         strict = job.data.strict
