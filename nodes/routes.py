@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 
 from ..aprendiz.errors import AprendizError
 from ..aprendiz.run import Run, find_runs, read_events
-from ..aprendiz.settings import SCHEMA
-from ..aprendiz.texts import nearest
+from ..aprendiz.settings import SCHEMA, Job
+from ..aprendiz.texts import label, nearest
 from ..aprendiz.views.comfy import widget_values
 from ..aprendiz.views.comfy_nodes import node_id, nodes
 from ..aprendiz.views.panel import SCRIPT, event_in, texts
@@ -140,17 +140,35 @@ def thinned(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [event for i, event in enumerate(events) if event.get("event") != "step" or i % every == 0]
 
 
-def as_node(run: Run) -> dict[str, Any]:
-    """The training node that asks for this run: its type and its widgets' values."""
+def as_node(run: Run, speaks: str = "en") -> dict[str, Any]:
+    """The training node that asks for this run, with those before it: their types and their widgets' values; and what was set."""
     values = run.values()
     id = node_id(str(values.get("method", {}).get("name", "lora")))
     if id not in nodes():
         raise Refused(404, "There is no node for this method.")
-    base, data = values.get("base", {}), values.get("data", {})
-    return {"type": id, "widgets": widget_values(nodes()[id].inputs, values), "job": values,
-            "base": {"base": base.get("path") if base.get("path") == "micro" else "micro",
-                     "elsewhere": "" if base.get("path") == "micro" else base.get("path")},
-            "dataset": {**widget_values(nodes()["AprendizDatasetFolder"].inputs, values), "folder": data.get("path") or ""}}
+    asked = as_widgets(id, values)
+    # Not the widgets' defaults: the job of a run says what suits its method where nothing was set.
+    usual = as_widgets(id, Job.read({"method": {"name": values["method"]["name"]}, "data": {"path": "."}}).values())
+    changed = {name: {one: value for one, value in inner.items() if value != usual[name].get(one)}
+               for name, inner in asked.items()}
+    path = values.get("base", {}).get("path")
+    return {"type": id, "widgets": asked[id], "job": values, "options": changed["AprendizDatasetOptions"],
+            "base": {**asked["AprendizBase"], "base": path if path == "micro" else "micro",
+                     "elsewhere": "" if path == "micro" else path},
+            "dataset": {**asked["AprendizDatasetFolder"], "folder": values.get("data", {}).get("path") or ""},
+            "settings": [[label(one.label, speaks), written_out(changed[name][one.id])] for name in asked
+                         for one in nodes()[name].inputs if one.id in changed[name]]}
+
+
+def as_widgets(id: str, values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """A job's values as the widgets of a training node and of those before it."""
+    return {name: widget_values(nodes()[name].inputs, values)
+            for name in ("AprendizBase", "AprendizDatasetFolder", "AprendizDatasetOptions", id)}
+
+
+def written_out(value: Any) -> str:
+    """A widget's value as it is read."""
+    return {True: "✓", False: "✗"}[value] if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def ready_for(asked: Any) -> dict[str, Any]:
@@ -263,8 +281,8 @@ async def run_events(request: Any) -> Any:
 
 async def run_job(request: Any) -> Any:
     """A run's settings, as a node too."""
-    id = request.match_info["id"]
-    return await told(lambda: as_node(find(id)))
+    id, speaks = request.match_info["id"], language(request)
+    return await told(lambda: as_node(find(id), speaks))
 
 
 async def run_file(request: Any) -> Any:

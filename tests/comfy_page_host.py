@@ -264,7 +264,7 @@ class PageHost:
         run = routes.find(id)
         if what == "events":
             return self._as_shown(routes.events_since(run, int(query.get("offset", ["0"])[0]), language))
-        return routes.as_node(run) if what == "job" else routes.inside(run.folder, unquote(rest[0]))
+        return routes.as_node(run, language) if what == "job" else routes.inside(run.folder, unquote(rest[0]))
 
     def answer(self, path: str, query: dict[str, list[str]]) -> Any:
         """What a GET answers: a file, or an object for JSON; None: there is no such thing."""

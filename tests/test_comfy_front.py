@@ -180,12 +180,17 @@ def test_the_sidebar_shows_runs_steers_them_and_makes_nodes_of_their_settings(vu
                   " slider.dispatchEvent(new Event('input')) }")
     page.wait_for_timeout(400)
     assert page.evaluate(f"{SIDE}.querySelectorAll('.pics img')[1].src").endswith("samples/step-000020-0.png")
+    shown = page.locator(".aprendiz-set")
+    shown.locator("summary").click()
+    assert "learning rate\n0.004" in shown.inner_text()
     keep(page, f"{name}-sidebar")
     page.locator(".aprendiz-side aprendiz-run button[data-command=node]").click()
-    page.wait_for_function("app.graph._nodes.length === 3")
+    page.wait_for_function("app.graph._nodes.length === 4")
     made = queued(page, "AprendizTrainLora")
     assert (made["steps"], made["rank"], made["learning_rate"], made["name"]) == (60, 8, "0.004", "fish")
     assert isinstance(made["base"], list) and isinstance(made["dataset"], list)
+    assert isinstance(queued(page, "AprendizDatasetFolder")["options"], list)
+    assert queued(page, "AprendizDatasetOptions")["validation_share"] == 0.2
     assert [command for _, command in host.told] == ["sample", "pause", "save", "stop"]
     page.locator(".aprendiz-back").click()
     row.wait_for()

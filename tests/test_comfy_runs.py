@@ -14,7 +14,7 @@ from comfy_door import Host, Interrupted, door
 
 from aprendiz import registry
 from aprendiz.micro.pictures import write_pictures
-from aprendiz.views import comfy_nodes, ready, results
+from aprendiz.views import comfy, comfy_nodes, ready, results
 
 runs, routes, draw, sources = (door(f"nodes.{name}") for name in ("runs", "routes", "draw", "sources"))
 run_module, settings_module, errors = (door(f"aprendiz.{name}") for name in ("run", "settings", "errors"))
@@ -172,8 +172,28 @@ def test_the_list_tells_a_run_and_a_node_can_be_made_from_it(tmp_path: Path, use
     assert (line["name"], line["state"], line["steps"], line["method"], line["base"]) == ("fish", "queued", 7, "lora", "micro")
     node = routes.as_node(run)
     assert node["type"] == "AprendizTrainLora" and node["widgets"]["steps"] == 7 and node["widgets"]["rank"] == 2
-    assert node["base"] == {"base": "micro", "elsewhere": ""} and node["dataset"]["folder"] == str(tmp_path / "pictures")
+    assert node["base"]["base"] == "micro" and node["base"]["elsewhere"] == "" and node["options"] == {}
+    assert node["dataset"]["folder"] == str(tmp_path / "pictures")
     assert json.loads(json.dumps(line)) == line
+
+
+def test_a_node_made_from_a_run_asks_for_the_very_same_job(tmp_path: Path, user_folder: Path) -> None:
+    wishes = {"flip": True, "repeats": 3, "trigger": "zwx", "clip_skip": 2, "prediction": "epsilon", "loss": "huber",
+              "huber_delta": 0.25, "sampled_latents": True}
+    run = small_run(tmp_path, steps=7, **wishes)
+    made = routes.as_node(run, "es")
+    asked = {made["type"]: made["widgets"], "AprendizBase": made["base"], "AprendizDatasetFolder": made["dataset"],
+             "AprendizDatasetOptions": made["options"]}
+    values: dict[str, dict[str, Any]] = {"method": {"name": "lora"}}
+    for name, widgets in asked.items():
+        for section, inner in comfy.job_values(comfy_nodes.nodes()[name].inputs, widgets).items():
+            values.setdefault(section, {}).update(inner)
+    values["data"]["path"] = made["dataset"]["folder"]
+    assert made["options"] == {"flip": True, "repeats": 3, "sampled_latents": True}
+    assert settings_module.Job.read(values).hash("digest") == run.job().hash("digest")
+    told = dict(made["settings"])
+    assert (told["reflejar"], told["repeticiones"], told["pérdida"], told["delta de Huber"]) == ("✓", "3", "huber", "0.25")
+    assert "semilla" not in told
 
 
 def test_a_changed_picture_changes_the_fingerprint_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

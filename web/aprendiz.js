@@ -246,11 +246,12 @@ function add(type, at, values = {}) {
 
 const join = (from, output, to, input) => from?.connect?.(from.outputs.findIndex(one => one.name === output), to, to.inputs.findIndex(one => one.name === input))
 
-/** Base, dataset and training node, connected, at a place. */
+/** Base, dataset (with its options, where some were set) and training node, connected, at a place. */
 function ready_graph(at, train) {
   const base = add('AprendizBase', at, train.base)
   const dataset = add('AprendizDatasetFolder', [at[0], at[1] + 220], train.dataset)
   const node = add(train.type, [at[0] + 460, at[1]], train.widgets)
+  if (dataset && Object.keys(train.options ?? {}).length) join(add('AprendizDatasetOptions', [at[0] - 420, at[1] + 220], train.options), 'options', dataset, 'options')
   if (base && dataset && node) {
     join(base, 'base model', node, 'base')
     join(dataset, 'dataset', node, 'dataset')
@@ -349,6 +350,13 @@ function sidebarShow(id) {
   const back = make('button', { type: 'button', className: 'aprendiz-back', textContent: `‹ ${say('back')}` })
   back.addEventListener('click', sidebarList)
   sidebar.body.replaceChildren(back, panel)
+  ask(`runs/${id}/job?language=${encodeURIComponent(language())}`).then(told => { if (sidebar?.shown === id) sidebar.body.append(settingsOf(told.settings)) }).catch(() => {})
+}
+
+/** What was set for a run, beside what is usual. */
+function settingsOf(rows) {
+  const cells = rows.flatMap(([name, value]) => [make('dt', { textContent: name }), make('dd', { textContent: value })])
+  return make('details', { className: 'aprendiz-set' }, make('summary', { textContent: say('settings') }), make('dl', {}, ...cells))
 }
 
 const SIDEBAR_STYLE = `
@@ -358,6 +366,8 @@ const SIDEBAR_STYLE = `
 .aprendiz-row:hover { background: color-mix(in srgb, currentColor 8%, transparent) } .aprendiz-row small { opacity: .75; font-variant-numeric: tabular-nums }
 .aprendiz-row img, .aprendiz-blank { width: 40px; height: 40px; border-radius: 4px; object-fit: cover; flex: none; background: color-mix(in srgb, currentColor 10%, transparent) }
 .aprendiz-row:focus-visible, .aprendiz-back:focus-visible { outline: 2px solid var(--p-primary-color, currentColor); outline-offset: -2px }
+.aprendiz-set { padding: 8px 16px 16px } .aprendiz-set summary { cursor: pointer; min-height: 32px; line-height: 32px }
+.aprendiz-set dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 16px; margin: 0; font-size: 12px } .aprendiz-set dt { opacity: .75 } .aprendiz-set dd { margin: 0; overflow-wrap: anywhere; white-space: pre-line }
 .aprendiz-back { margin: 8px 16px 0; background: none; border: 0; color: inherit; font: inherit; cursor: pointer; padding: 4px 0; min-height: 32px }`
 
 function sidebarRender(element) {
