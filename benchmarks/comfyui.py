@@ -41,7 +41,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "hosts" / "comfyui-speed.json"
 STEPS, RUNS, FRAMES = 10_000, 10, 60
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 LESSON = 30  # steps of a run whose start is measured
 PANELS = """async ([steps, runs, texts]) => {
     document.body.style.cssText = 'margin:0;display:grid;grid-template-columns:repeat(5,420px)'
@@ -221,13 +220,11 @@ def busy(client: Any) -> float:
 
 def page() -> dict[str, Any]:
     """Milliseconds of a frame with ten panels of ten thousand points, each drawing one step more."""
-    from playwright.sync_api import sync_playwright
-
     from aprendiz.views import panel
-    browser = next(found for name in BROWSERS if (found := shutil.which(name)))
+
+    from .browser import browser
     script = panel.SCRIPT.read_text(encoding="utf-8")
-    with sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=browser, args=["--no-sandbox", "--disable-gpu"])
+    with browser("--disable-gpu") as opened:
         shown = opened.new_page(viewport={"width": 2200, "height": 1400})
         shown.set_content("<!doctype html><body></body>")
         shown.add_script_tag(content=script, type="module")
@@ -238,7 +235,6 @@ def page() -> dict[str, Any]:
         before = busy(client)
         spent = sorted(shown.evaluate(DRAW, [STEPS, RUNS, FRAMES]))
         taken = busy(client) - before
-        opened.close()
     return {"frame_ms": round(statistics.median(spent), 2), "frame_ms_95": round(spent[int(0.95 * len(spent))], 2),
             "frame_cpu_ms": round(taken / len(spent), 2),
             "scripts_kb": round(sum(file.stat().st_size for file in (ROOT / "web" / "aprendiz.js", panel.SCRIPT)) / 1000, 1)}

@@ -96,12 +96,12 @@ def ours(base: Base, latents: Tensor, conditioning: Any, compiled: bool) -> Step
         latents_BCHW=latents, noise_BCHW=torch.randn_like(latents), offset_BC11=latents.new_zeros(count, 4, 1, 1),
         time_B=torch.rand(count, device=device), conditioning=conditioning, tokens=None, sizes=(), mask_B1HW=None,
         weight_B=torch.ones(count, device=device), names=("",) * count, draws=Draws(0), step=0, samples=tuple(range(count)))
-    fit = SimpleNamespace(parts=1, loss_scale=1.0, overflowed=lambda arena: False)
+    fit: Any = SimpleNamespace(parts=1, loss_scale=1.0, overflowed=lambda arena: False)
     lesson: Any = SimpleNamespace(
         job=told, arena=arena, objective=objective(base, told.objective), method=method,
         optimizer=Optimizer(arena, told.optimizer, 1_000_000),
         processes=SimpleNamespace(sum=lambda tensor: tensor), loader=SimpleNamespace(samples=count))
-    learned = Learned(fit)  # type: ignore[arg-type]
+    learned = Learned(fit)
     return lambda: train.update(lesson, learned, batch)
 
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -32,10 +31,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from .browser import browser
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "hosts" / "page-speed.json"
 PICTURES, TIMES, LOADS = 5000, 5, 9
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # From the navigation's start until the last change of the page, once it stays as it is for a second.
 SETTLED = """() => new Promise(done => {
     let last = performance.now()
@@ -66,16 +66,6 @@ def write_pictures(folder: Path) -> Path:
         (folder / f"p{number:05}.jpg").write_bytes(data.getvalue())
         (folder / f"p{number:05}.txt").write_text(f"a fish, number {number}, red, small", encoding="utf-8")
     return folder
-
-
-@contextmanager
-def browser() -> Iterator[Any]:
-    """Chromium."""
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=next(filter(None, map(shutil.which, BROWSERS))), args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @contextmanager
