@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from comfy_page_host import PageHost
+from conftest import BROWSERS
 
 from aprendiz.formats import graph, png
 from aprendiz.settings import Job
@@ -20,7 +21,6 @@ from aprendiz.settings import Job
 playwright = pytest.importorskip("playwright.sync_api", reason="the page lane has playwright installed")
 pytestmark = pytest.mark.page
 ARTIFACTS = Path(__file__).parent / "artifacts"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next((found for name in BROWSERS if (found := shutil.which(name))), "")
 VUE = "Comfy.VueNodes.Enabled"
 SIDE = "document.querySelector('.aprendiz-side aprendiz-run')?.shadowRoot"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import BROWSERS
 
 from aprendiz.settings import Job
 from aprendiz.views import panel
@@ -20,7 +21,6 @@ from aprendiz.views import panel
 playwright = pytest.importorskip("playwright.sync_api", reason="the page lane has playwright installed")
 pytestmark = pytest.mark.page
 ARTIFACTS = Path(__file__).parent / "artifacts"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next((found for name in BROWSERS if (found := shutil.which(name))), "")
 
 

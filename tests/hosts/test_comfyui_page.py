@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import BROWSERS
 from test_comfyui import Comfy, comfy
 
 __all__ = ["comfy"]
 pytestmark = [pytest.mark.comfyui, pytest.mark.page]
 ARTIFACTS = Path(__file__).parents[1] / "artifacts"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next((found for name in BROWSERS if (found := shutil.which(name))), "")
 VUE = "Comfy.VueNodes.Enabled"
 
