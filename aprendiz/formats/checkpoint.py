@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import registry
-from ..errors import ModelError, Phrase, Problem
+from ..errors import ModelError, Problem
 from . import original, recognise
 from .container import file_hash
 from .single_file import write_single_file
@@ -30,16 +30,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MICRO = Path(__file__).parents[1] / "micro" / "base"
-KINDS = {"lora": "a LoRA", "controlnet": "a ControlNet", "controlnet_lllite": "a ControlNet-LLLite", "vae": "a VAE",
-         "text_encoder": "a text encoder", "textual_inversion": "an embedding"}
 PREDICTIONS = {"epsilon": "epsilon", "v": "v", "v_prediction": "v", "v-prediction": "v"}
 
 __all__ = ["find", "open_base", "sha256", "write_single_file"]
-
-
-def kind_name(kind: str) -> Phrase:
-    """What `recognise.kind` found, in words."""
-    return Phrase(KINDS[kind]) if kind in KINDS else Phrase("a model")
 
 
 def find(settings: BaseSettings) -> Source:
@@ -112,9 +105,9 @@ def _find_file(path: Path, settings: BaseSettings) -> Source:
     weights = open_weights(path)
     shapes = weights.shapes
     kind = recognise.kind(shapes)
-    if kind in KINDS:
+    if kind in recognise.KINDS:
         raise ModelError("{path} is {kind}, not a base model. Name the checkpoint that it belongs to.",
-                         path=str(path), kind=kind_name(kind), where="base.path")
+                         path=str(path), kind=recognise.kind_name(kind), where="base.path")
     family = _family(path, shapes)
     if not any("token_embedding" in name for name in shapes) and settings.text_encoder is None:
         raise _no_text_encoder(path)

@@ -88,9 +88,8 @@ def read(file: Path) -> Embedding:
         header = container.read_header(file)
         kind = recognise.kind(header.shapes)
         if kind not in ("textual_inversion", "unknown"):
-            from .checkpoint import kind_name
             raise ModelError("{file} is {kind}, not an embedding. Name an embedding's file.", file=str(file),
-                             kind=kind_name(kind), where=str(file))
+                             kind=recognise.kind_name(kind), where=str(file))
         from safetensors.torch import load
         content, metadata = load(file.read_bytes()), header.metadata
     else:

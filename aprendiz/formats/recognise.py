@@ -8,7 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from ..errors import Phrase
 from . import names
+
+KINDS = {"lora": "a LoRA", "controlnet": "a ControlNet", "controlnet_lllite": "a ControlNet-LLLite", "vae": "a VAE",
+         "text_encoder": "a text encoder", "textual_inversion": "an embedding"}
 
 TITLES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL",
           "sd3": "Stable Diffusion 3", "flux": "Flux"}
@@ -136,3 +140,8 @@ def base_family(shapes: Shapes) -> str | None:
     if kind(shapes) == "textual_inversion":
         return {768: "sd1", 1024: "sd2"}.get(next(iter(shapes.values()))[-1])
     return None
+
+
+def kind_name(kind: str) -> Phrase:
+    """What `kind` found, in words."""
+    return Phrase(KINDS[kind]) if kind in KINDS else Phrase("a model")
