@@ -8,9 +8,9 @@ left out, never guessed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -18,9 +18,9 @@ from . import devices, pace, prepare, registry, speeds
 from .data import buckets
 from .data.preflight import by, steps_of
 from .errors import Problem
-from .estimate import Choice, Estimate, Need, Work, gb, passing_vae
+from .estimate import Estimate, Need, Work, gb, passing_vae
 from .formats import checkpoint, weights
-from .memory import Ladder, can_stream
+from .memory import Ladder
 from .nets import footprint
 from .nets.frozen import exchange
 from .texts import say
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from .settings import Job
 
 logger = logging.getLogger(__name__)
+
+Found = TypeVar("Found")
+
+# What torch and the libraries raise where a tensor without numbers is asked for some; a step that nobody can count is no error.
+UNTOLD = (RuntimeError, TypeError, ValueError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -80,12 +85,20 @@ def foresee(job: Job, pictures: int, batches: int | None = None) -> Foresight:
     each = speeds.seconds(pace.speed_of(job, source, str(device), side)) if job.data.resize else None
     seconds = 60 * job.training.minutes if job.training.minutes else steps * each if steps and each else None
     told = Foresight(str(device), steps, seconds, each)
-    try:
-        chosen, estimate, free = memory_of(work_of(job, source, device, side))
-    except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError) as error:
-        logger.info("what a step needs cannot be told from headers alone (%s: %s)", type(error).__name__, error)
+    found = from_headers(lambda: memory_of(work_of(job, source, device, side)))
+    if found is None:
         return told
+    chosen, estimate, free = found
     return replace(told, needed=estimate.total, free=free, fitted=chosen)
+
+
+def from_headers(look: Callable[[], Found]) -> Found | None:
+    """What can be told of a step without any numbers; None, and a line in the log, where something in it wants some."""
+    try:
+        return look()
+    except UNTOLD as error:
+        logger.info("what a step needs cannot be told from headers alone (%s: %s)", type(error).__name__, error)
+        return None
 
 
 def work_of(job: Job, source: Source, device: torch.device, side: int) -> Work:
@@ -99,15 +112,14 @@ def work_of(job: Job, source: Source, device: torch.device, side: int) -> Work:
     if not method.trains_text_encoder:
         with torch.no_grad(), footprint.on_meta(base.text_encoders, torch.float32):
             state = base.family.encode_tokens(base, tokens.to("meta"))
-    live = job.data.crop == "random" and job.data.crop_variants == 0
-    return Work(job, base, method, device, live, pace.pictures_of(job), (side, side), state)
+    return Work(job, base, method, device, job.data.live_crops, pace.pictures_of(job), (side, side), state)
 
 
 def memory_of(work: Work) -> tuple[bool, Estimate, int | None]:
     """Whether memory has to be saved, what a step then takes, and what is free. Raises RuntimeError where nobody can tell."""
     need, training = Need(work), work.job.training
-    ladder = Ladder(len(need.pieces), work.pictures, can_stream(work))
-    start = Choice(ladder.all if training.gradient_checkpointing else (), min(training.gradient_accumulation, work.pictures))
+    ladder = Ladder.of(work)
+    start = ladder.start(training)
     free = devices.free_bytes(work.device)
     if free is None or training.memory == "manual":
         return False, need.of(start), free
@@ -119,12 +131,8 @@ def too_large(job: Job, source: Source, family: Family, pictures: Sequence[Pictu
     """The pictures that keep their size and are too large for a step in the memory that is free; none where nobody can tell."""
     sizes = [buckets.own(picture.size, prepare.bucket_step(job, family)) for picture in pictures]
     device = devices.device(job.training.device)
-    try:
-        work = work_of(job, source, device, prepare.resolution(job, source, family))
-        found = _too_large(work, sorted(set(sizes), key=lambda size: size[0] * size[1]))
-    except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError) as error:
-        logger.info("what a step needs cannot be told from headers alone (%s: %s)", type(error).__name__, error)
-        return []
+    rising = sorted(set(sizes), key=lambda size: size[0] * size[1])
+    found = from_headers(lambda: _too_large(work_of(job, source, device, prepare.resolution(job, source, family)), rising))
     if found is None:
         return []
     least, known = found[0], {"needed": gb(found[1]), "free": gb(found[2]), "device": str(device)}

@@ -48,6 +48,15 @@ class Ladder:
     def __init__(self, pieces: int, pictures: int, streams: bool) -> None:
         self.all, self.pictures, self.streams = tuple(range(pieces)), pictures, streams
 
+    @classmethod
+    def of(cls, work: Work) -> Ladder:
+        """The ladder of a step."""
+        return cls(len(recompute.pieces(work.base.family.blocks(work.base))), work.pictures, can_stream(work))
+
+    def start(self, training: TrainingSettings) -> Choice:
+        """The rung that the settings ask for."""
+        return Choice(self.all if training.gradient_checkpointing else (), min(training.gradient_accumulation, self.pictures))
+
     def below(self, choice: Choice) -> Choice | None:
         """The next rung, whole; None at the last."""
         if len(choice.recomputed) < len(self.all):
@@ -96,8 +105,8 @@ def choose(work: Work, run: Run, processes: Processes, free: int | None = None) 
     """
     training = work.job.training
     need = Need(work)
-    ladder = Ladder(len(need.pieces), work.pictures, can_stream(work))
-    start = Choice(ladder.all if training.gradient_checkpointing else (), min(training.gradient_accumulation, work.pictures))
+    ladder = Ladder.of(work)
+    start = ladder.start(training)
     if training.memory == "manual":
         return start
     before = remembered(run, len(need.pieces))
@@ -219,8 +228,7 @@ class Fitted:
 def fit(work: Work, run: Run, processes: Processes, free: int | None = None) -> Fitted:
     """Choose, and do so. The network may still be on the CPU: what is streamed then never fills the device."""
     choice = choose(work, run, processes, free)
-    pieces = len(recompute.pieces(work.base.family.blocks(work.base)))
-    return Fitted(work.base, work.device, run, Ladder(pieces, work.pictures, can_stream(work)), choice)
+    return Fitted(work.base, work.device, run, Ladder.of(work), choice)
 
 
 class Fit:

@@ -100,7 +100,7 @@ def prepare(job: Job, run: Run, checked: Checked, processes: Processes) -> Lesso
     readers = [] if method.trains_text_encoder else [name for name in base.parts() if name.startswith("text_encoder")]
     states = placing.encoded(base, readers, device, run, lambda: encode_states(base, texts, job, cache, run,
                                                                                method.trains_text_encoder))
-    live = job.data.crop == "random" and job.data.crop_variants == 0
+    live = job.data.live_crops
     encoded = None if live else placing.encoded(base, ["vae"], device, run, lambda: encode_cuts(
         base, cuts, job.data, cache, lambda done, of: run.event("caching", what="pictures", done=done, total=of)))
     recipe = method.conditions(job)

@@ -99,6 +99,11 @@ class DataSettings:
                                         "0.1 where there are fifty or more.", min=0, max=0.9)
     strict: bool = knob(False, "Stop at warnings too.")
 
+    @property
+    def live_crops(self) -> bool:
+        """Whether every step cuts and encodes its pictures anew, so that nothing of them is cached."""
+        return self.crop == "random" and self.crop_variants == 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class PriorSettings:
