@@ -76,7 +76,7 @@ class Learned:
         kept = {"master": lesson.arena.master, **({"ema": self.ema} if self.ema is not None else {})}
         kept |= {f"optimizer.{name}": tensor for name, tensor in tensors.items()}
         return State(self.step, {name: t.detach().to("cpu", copy=True) for name, t in kept.items()},
-                           {"optimizer": plain, "best": self.best, "loss_scale": self.fit.loss_scale, "started": self.started})
+                     {"optimizer": plain, "best": self.best, "loss_scale": self.fit.loss_scale, "started": self.started})
 
     def restore(self, lesson: Lesson, kept: State) -> None:
         """Go back, or on, to a saved state."""

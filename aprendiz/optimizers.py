@@ -116,21 +116,22 @@ def build(groups: list[dict[str, Any]], settings: OptimizerSettings, device: tor
         raise ProblemsError(missing)
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=1e-4, betas=betas, weight_decay=decay, fused=_can_fuse(device))
-    if name == "adamw8bit":
-        return importlib.import_module(PACKAGES[name]).optim.AdamW8bit(groups, lr=1e-4, betas=betas,
-                                                                       weight_decay=decay)  # type: ignore[no-any-return]
     library = importlib.import_module(PACKAGES[name])
-    if name == "prodigy":
-        return library.Prodigy(groups, lr=1.0, betas=betas, weight_decay=decay, safeguard_warmup=True,
-                               bias_correction=True)  # type: ignore[no-any-return]
-    if name == "lion":
-        return library.Lion(groups, lr=1e-4, betas=betas, weight_decay=decay)  # type: ignore[no-any-return]
-    if name == "adafactor":
+    made: torch.optim.Optimizer
+    if name == "adamw8bit":
+        made = library.optim.AdamW8bit(groups, lr=1e-4, betas=betas, weight_decay=decay)
+    elif name == "prodigy":
+        made = library.Prodigy(groups, lr=1.0, betas=betas, weight_decay=decay, safeguard_warmup=True, bias_correction=True)
+    elif name == "lion":
+        made = library.Lion(groups, lr=1e-4, betas=betas, weight_decay=decay)
+    elif name == "adafactor":
         # It is chosen for its memory, so it keeps no mean gradient (Shazeer and Stern 2018, algorithm 4 without beta1). All
         # tensors of a part at once are no faster on a CPU, and take a copy of all its gradients.
-        return library.AdaFactor(groups, lr=1e-4, betas=(None, settings.beta2), weight_decay=decay, scale_parameter=False,
-                                 relative_step=False, foreach=device.type != "cpu")  # type: ignore[no-any-return]
-    return library.ScheduleFreeAdamW(groups, lr=1e-4, betas=betas, weight_decay=decay)  # type: ignore[no-any-return]
+        made = library.AdaFactor(groups, lr=1e-4, betas=(None, settings.beta2), weight_decay=decay, scale_parameter=False,
+                                 relative_step=False, foreach=device.type != "cpu")
+    else:
+        made = library.ScheduleFreeAdamW(groups, lr=1e-4, betas=betas, weight_decay=decay)
+    return made
 
 
 def _can_fuse(device: torch.device) -> bool:

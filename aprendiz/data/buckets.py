@@ -73,7 +73,7 @@ def plan(sizes: Sequence[Size], resolution: int, step: int, buckets: bool, allow
     square = max(step, resolution // step * step)
     among = shapes(resolution, step) if buckets else ((square, square),)
     targets = [nearest(size, among) for size in sizes]
-    return [target if allow_upscale or enlargement(size, target) <= 1 else None for size, target in zip(sizes, targets)]
+    return _offered(sizes, targets, allow_upscale)
 
 
 def own(size: Size, step: int) -> Size:
@@ -85,5 +85,9 @@ def planned(settings: DataSettings, sizes: Sequence[Size], resolution: int, step
     """The size that each picture is trained at, as the settings say; None for those left out."""
     if settings.resize:
         return plan(sizes, resolution, step, settings.buckets, settings.allow_upscale)
-    targets = [own(size, step) for size in sizes]
-    return [target if settings.allow_upscale or enlargement(size, target) <= 1 else None for size, target in zip(sizes, targets)]
+    return _offered(sizes, [own(size, step) for size in sizes], settings.allow_upscale)
+
+
+def _offered(sizes: Sequence[Size], targets: Sequence[Size], allow_upscale: bool) -> list[Size | None]:
+    """The targets, None where a picture would have to be enlarged and may not."""
+    return [target if allow_upscale or enlargement(size, target) <= 1 else None for size, target in zip(sizes, targets)]

@@ -67,9 +67,7 @@ class Card:
         """Make room for a run that is about to begin, if it needs some; a picture that is being drawn is waited for."""
         if not self._in_the_way(run):
             return
-        until = time.monotonic() + PATIENCE
-        while self.model.drawing() and time.monotonic() < until:
-            time.sleep(0.1)
+        _wait_while(self.model.drawing)
         with self._lock:
             if self.model.drawing() or not self._in_the_way(run):
                 return
@@ -93,9 +91,7 @@ class Card:
                 if on_card(run, self.model.place()) and run.state == "running":
                     run.tell("pause")
                     self._asked.append(run)
-            until = time.monotonic() + PATIENCE
-            while any(run.state == "running" for run in self._asked) and time.monotonic() < until:
-                time.sleep(0.1)
+            _wait_while(lambda: any(run.state == "running" for run in self._asked))
             self.model.come_back()
             self._away = False
             self._start_clock()
@@ -123,6 +119,13 @@ class Card:
         if self._clock is not None:
             self._clock.cancel()
             self._clock = None
+
+
+def _wait_while(busy: Callable[[], bool]) -> None:
+    """Wait for the end of something, `PATIENCE` at most; it is looked at ten times a second."""
+    until = time.monotonic() + PATIENCE
+    while busy() and time.monotonic() < until:
+        time.sleep(0.1)
 
 
 CARDS: dict[str, Card] = {}  # of hosts that execute their own scripts anew within one process
