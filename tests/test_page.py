@@ -368,7 +368,7 @@ def test_a_condition_picture_is_chosen_in_the_page(page: Page, place: Path, addr
     shown = field.locator("img.ap-condition")
     expect(shown).to_be_visible(timeout=PATIENCE)
     expect(field.locator(".ap-problem")).to_have_count(0)
-    assert page.evaluate("document.querySelector('.ap-condition').complete")
+    page.wait_for_function("() => document.querySelector('.ap-condition').naturalWidth > 0")
     answer = page.request.get(shown.get_attribute("src") or "").body()
     with Image.open(io.BytesIO(answer)) as kept, Image.open(place / "fish" / "fish-01.png") as sent:
         assert kept.tobytes() == sent.convert(kept.mode).tobytes()
