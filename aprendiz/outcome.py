@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,19 +21,7 @@ if TYPE_CHECKING:
     from .lesson import Lesson
     from .run import Run
 
-logger = logging.getLogger(__name__)
-
 PREVIEW_SIZE = 512  # pixels, the longer side of the picture that hosts show beside a LoRA
-
-
-def drawn(lesson: Lesson, step: int) -> list[Image.Image]:
-    """The pictures of the sample prompts; none, with a warning, where the network gives no numbers."""
-    try:
-        return draw(lesson.base, lesson.samples)
-    except ModelError as error:
-        lesson.run.say("No samples were drawn at step {step}: {reason} The training goes on.", warning=True, step=step,
-                       reason=str(error))
-        return []
 
 
 def draw_samples(lesson: Lesson, step: int, values: Tensor) -> list[Path]:
@@ -46,13 +33,10 @@ def draw_samples(lesson: Lesson, step: int, values: Tensor) -> list[Path]:
         return files
     try:
         with lesson.arena.showing(values), lesson.on_device():
-            pictures = drawn(lesson, step)
-    except ModelError as error:
-        logger.warning("Samples: %s", error.problem.english)
-        lesson.run.say("{base} cannot be read any more, so no samples were drawn at step {step}. The training goes on. Put it "
-                       "back where it was.", warning=True, base=lesson.base.source.path.name, step=step)
-        return []
-    if not pictures:
+            pictures = draw(lesson.base, lesson.samples)
+    except ModelError as error:  # a network that gives no numbers, or a base that is not there any more, or not the same
+        lesson.run.say("No samples were drawn at step {step}: {reason} The training goes on.", warning=True, step=step,
+                       reason=str(error))
         return []
     told = graph.texts(lesson.run.folder, lesson.job)
     for i, (picture, request, file) in enumerate(zip(pictures, lesson.samples, files)):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -546,19 +548,29 @@ def test_a_trained_encoder_never_rests(data: Path, tmp_path: Path, monkeypatch: 
     assert set(rested) == {"vae"}
 
 
-def test_a_base_that_went_away_costs_the_samples_and_nothing_else(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("away", [True, False])
+def test_a_base_that_went_away_or_was_exchanged_costs_the_samples_and_nothing_else(data: Path, tmp_path: Path,
+                                                                                 away: bool) -> None:
     base = tmp_path / "base"
     shutil.copytree(checkpoint.MICRO, base)
     job = Job.read({"method": "lora", "rank": 4, "steps": 3, "batch_size": 2, "sampler_steps": 2, "sample_prompts": ["a fish"],
                     "sample_every_steps": 2, "base": str(base), "data": str(data), "name": "taught"})
     run = Run.create(tmp_path / "out", job, "")
-    run.listeners.append(lambda event: (base / "vae").rename(base / "away") if event["event"] == "sample" else None)
+    vae = base / "vae" / "diffusion_pytorch_model.safetensors"
+
+    def exchange(event: Any) -> None:
+        if event["event"] == "sample":
+            weights = load(vae.read_bytes())
+            vae.unlink() if away else vae.write_bytes(save({name: 2 * weight for name, weight in weights.items()}))
+
+    run.listeners.append(exchange)
     with run.locked():
         file = loop.train(run.job(), run)
     assert file.is_file()
     told = [event["text"] for event in run.events() if event["event"] == "warning"]
-    assert told == [f"base cannot be read any more, so no samples were drawn at step {step}. The training goes on. Put it back "
-                    "where it was." for step in (2, 3)]
+    why = (f"{vae} cannot be read: {os.strerror(errno.ENOENT)}. Is it on a drive that is still there?" if away else
+           f"{vae} was replaced while it was in use. Leave a model as it is until what runs with it has ended.")
+    assert told == [f"No samples were drawn at step {step}: {why} The training goes on." for step in (2, 3)]
 
 
 def test_pictures_that_are_no_numbers_cost_the_samples_and_say_so(data: Path, tmp_path: Path) -> None:

@@ -36,12 +36,14 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Header:
-    """A file's header. data: where the data section begins, in bytes from the start of the file; size: of the file."""
+    """A file's header. data: where the data section begins, in bytes from the start of the file; size: of the file; changed:
+    when it was last written, in nanoseconds."""
 
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
     data: int
     size: int
+    changed: int
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -55,8 +57,7 @@ def read_header(file: Path) -> Header:
         raise ModelError("{file} is a folder, not a file. Name the .safetensors file in it.", file=str(file), where=str(file))
     try:
         with file.open("rb") as opened:
-            size = os.fstat(opened.fileno()).st_size
-            return _read(opened, size, file)
+            return _read(opened, os.fstat(opened.fileno()), file)
     except FileNotFoundError:
         raise ModelError("There is no file {file}. Check the path.", file=str(file), where=str(file)) from None
     except OSError as error:
@@ -64,8 +65,8 @@ def read_header(file: Path) -> Header:
                          where=str(file)) from error
 
 
-def _read(opened: BinaryIO, size: int, file: Path) -> Header:
-    begin = opened.read(8)
+def _read(opened: BinaryIO, told: os.stat_result, file: Path) -> Header:
+    begin, size = opened.read(8), told.st_size
     if size == 0:
         raise ModelError("{file} is empty. Download or copy it again.", file=str(file), where=str(file))
     # As a length, a pickle's first eight bytes are larger than the file; a header of 640 bytes begins like one otherwise.
@@ -92,7 +93,7 @@ def _read(opened: BinaryIO, size: int, file: Path) -> Header:
     if size < wanted:
         raise ModelError("{file} is cut off: it has {size} bytes of {wanted}. Download or copy it again.",
                          file=str(file), size=size, wanted=wanted, where=str(file))
-    return Header(tensors, {str(k): str(v) for k, v in metadata.items()}, 8 + length, size)
+    return Header(tensors, {str(k): str(v) for k, v in metadata.items()}, 8 + length, size, told.st_mtime_ns)
 
 
 def _tensor(entry: Mapping[str, Any]) -> Tensor:

@@ -1,9 +1,9 @@
 """Tensors out of `.safetensors` files and into them, one at a time and in memory of their own.
 
 Nothing is mapped: what is read is read once, so the memory that loading takes is the tensors in their target precision and one
-more, and Windows may replace the file meanwhile. A model split over several files (diffusers' `.index.json`) reads as one.
-"Scaled" fp8 files keep a factor beside each matrix (`scale_weight`, in newer ones `weight_scale`, as ComfyUI writes them): it is
-multiplied in as the matrix is read.
+more, and Windows may replace the file meanwhile, which is seen when more of it is read. A model split over several files
+(diffusers' `.index.json`) reads as one. "Scaled" fp8 files keep a factor beside each matrix (`scale_weight`, in newer ones
+`weight_scale`, as ComfyUI writes them): it is multiplied in as the matrix is read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 Shapes = dict[str, tuple[int, ...]]
-Place = tuple[Path, int, Tensor]
+Place = tuple[Path, Header, Tensor]
 STEM = "diffusion_pytorch_model"  # of the weights of diffusers' modules; transformers' are called "model"
 VOCABULARY = "token_embedding"  # in the names of a text encoder's vectors
 FACTORS = (".scale_weight", ".weight_scale")  # what a matrix of a scaled file is to be multiplied by
@@ -36,7 +36,7 @@ VARIANTS = ("", ".fp16", ".non_ema", ".fp32", ".bf16")  # of diffusers' file nam
 
 @dataclass(frozen=True)
 class Weights:
-    """Named tensors in one or more files. places: name -> (file, start of its data section, what its header says of it).
+    """Named tensors in one or more files. places: name -> (file, its header, what that says of the tensor).
 
     factors: the same of what the matrices of a scaled file are multiplied by, by the matrix's name.
     """
@@ -74,7 +74,7 @@ class Weights:
 
     def _read(self, place: Place, unread: bool) -> torch.Tensor:
         import torch
-        file, start, tensor = place
+        file, header, tensor = place
         dtype = _dtypes().get(tensor.dtype)
         if dtype is None:
             raise ModelError("{file} holds numbers of the kind {kind}, which are not read. Take the model in fp16, bf16 or fp32.",
@@ -85,7 +85,8 @@ class Weights:
         if values.numel():
             try:
                 with file.open("rb", buffering=0) as opened:
-                    opened.seek(start + tensor.start)
+                    _check_same(os.fstat(opened.fileno()), header, file)
+                    opened.seek(header.data + tensor.start)
                     _fill(opened, memoryview(values.reshape(-1).view(torch.uint8).numpy()), file)
             except OSError as error:
                 raise ModelError("{file} cannot be read: {reason}. Is it on a drive that is still there?", file=str(file),
@@ -104,6 +105,12 @@ def unread() -> Iterator[None]:
         yield
     finally:
         _UNREAD.reset(before)
+
+
+def _check_same(now: os.stat_result, header: Header, file: Path) -> None:
+    if (now.st_size, now.st_mtime_ns) != (header.size, header.changed):
+        raise ModelError("{file} was replaced while it was in use. Leave a model as it is until what runs with it has ended.",
+                         file=str(file), where=str(file))
 
 
 def _fill(opened: object, buffer: memoryview, file: Path) -> None:
@@ -159,7 +166,7 @@ def _open_parts(index: Path) -> Weights:
 
 
 def _places(file: Path, header: Header) -> dict[str, Place]:
-    return {name: (file, header.data, tensor) for name, tensor in header.tensors.items()}
+    return {name: (file, header, tensor) for name, tensor in header.tensors.items()}
 
 
 def _apart(file: Path, places: Mapping[str, Place], metadata: Mapping[str, str]) -> Weights:
