@@ -127,6 +127,11 @@ def test_bad_values_exit_with_1_and_one_sentence(given: Sequence[str], answer: s
     answers("train lora " + " ".join(given), told)
 
 
+def test_a_run_that_is_refused_late_names_no_folder_that_is_gone_again(pictures: Path) -> None:
+    told = refused(1, "train", "lora", "--data", "fish", "--base", "fish/fish-01.png")
+    assert "fish-01.png is no .safetensors file" in told
+
+
 def test_every_problem_is_told_at_once(pictures: Path) -> None:
     told = refused(1, "train", "lora", "--data", "fish", "--rank", "0", "--learning-rate", "5", "--set", "training.sede=1")
     assert len(told.splitlines()) == 3

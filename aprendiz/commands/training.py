@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -110,17 +110,21 @@ def teach(run: Run, machine: bool, judge: Callable[[Run, Screen], None] | None =
     judge: measures what was learned, where the run's own report does not tell.
     """
     screen = Screen(own_output(), machine)
+
+    def show(event: Mapping[str, Any]) -> None:
+        if event["event"] == "ready" and not machine:  # nothing was wrong, so the folder will stay
+            screen.line(say("Run {name} in {folder}", name=run.name, folder=str(run.folder)))
+        screen.show(event)
+
     if run.state == "finished":
         if machine:
             screen.show([event for event in run.events() if event["event"] == "finished"][-1])
         elif run.main:
             screen.line(say("This very job is done already. --again trains it anew."))
     else:
-        if run.main and not machine:
-            screen.line(say("Run {name} in {folder}", name=run.name, folder=str(run.folder)))
         run.forget_commands()
         try:
-            attempt_here(run, screen.show)
+            attempt_here(run, show)
         except (Stopped, KeyboardInterrupt):
             if run.main and not machine:
                 screen.line(say("Stopped after step {step}. Go on with: {command}", step=run.step,
