@@ -49,20 +49,27 @@ def write(checkpoints: Path, state: State, keep: int) -> Path:
     name = f"step-{state.step:06d}"
     folder, temporary = checkpoints / name, checkpoints / f".{name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    file = temporary / TENSORS
-    write_tensors(file, state.tensors, {})
-    if not _same(open_weights(file), state.tensors):
-        raise RunError("The saved state in {folder} reads back differently from what was written. Check the disk.",
-                       folder=str(checkpoints))
-    text = json.dumps({"step": state.step, "plain": state.plain, "versions": versions(), "sha256": file_hash(file)})
-    write_atomically(temporary / "state.json", text.encode())
-    if folder.exists():
-        shutil.rmtree(folder)
-    move_into_place(temporary, folder)
+    try:
+        _write(temporary, state)
+        if folder.exists():
+            shutil.rmtree(folder)
+        move_into_place(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # of a disk that is full: what is there of it is of no use
     for old in saved(checkpoints)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def _write(folder: Path, state: State) -> None:
+    folder.mkdir(parents=True)
+    file = folder / TENSORS
+    write_tensors(file, state.tensors, {})
+    if not _same(open_weights(file), state.tensors):
+        raise RunError("The saved state in {folder} reads back differently from what was written. Check the disk.",
+                       folder=str(folder.parent))
+    text = json.dumps({"step": state.step, "plain": state.plain, "versions": versions(), "sha256": file_hash(file)})
+    write_atomically(folder / "state.json", text.encode())
 
 
 def saved(checkpoints: Path) -> list[Path]:

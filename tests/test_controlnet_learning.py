@@ -129,6 +129,8 @@ def test_in_a_minute_a_controlnet_learns_to_heed_its_outlines(tmp_path: Path) ->
     assert wrong - right >= HALF_THE_GAP
 
 
+# Of training seeds 42, 43, 44 the F1 went from .206 to .641, .628, .662; the VAE shows .939. Half of the mean gain is .22; two
+# fifths of the way, .29, ask for more.
 @pytest.mark.quality
 def test_drawn_edges_come_two_fifths_of_the_way_to_what_the_vae_can_show(tmp_path: Path) -> None:
     file = learn(tmp_path, 1000, steps=1200, batch_size=16, learning_rate=1e-3, schedule="cosine", warmup_steps=30)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
+from aprendiz.errors import RunError
 from aprendiz.state import State, latest, read, saved, write
 
 
@@ -27,6 +30,19 @@ def test_the_last_good_ones_are_kept(tmp_path: Path) -> None:
         write(tmp_path, state(step), keep=2)
     assert [folder.name for folder in saved(tmp_path)] == ["step-000004", "step-000005"]
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_save_that_the_disk_does_not_take_leaves_the_one_before_and_nothing_else(tmp_path: Path,
+                                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    before = write(tmp_path, state(1), keep=2)
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match="The disk is full"):
+        write(tmp_path, state(2), keep=2)
+    assert list(tmp_path.iterdir()) == [before]
 
 
 @pytest.mark.parametrize("harm", ["torn", "gone", "changed", "no json"])
