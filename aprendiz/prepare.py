@@ -16,7 +16,7 @@ import torch
 
 from . import devices, memory, pace, placing, registry, room
 from .data import buckets, captions, folder
-from .data.cache import Cache, Cut, Encoded, encode_cuts, encode_now, encode_texts
+from .data.cache import Cache, Cut, Encoded, drawn_once, encode_cuts, encode_now, encode_texts
 from .data.loader import Example, Loader, Plan, Store
 from .data.maps import Maps
 from .data.preflight import Report, steps_of
@@ -103,6 +103,8 @@ def prepare(job: Job, run: Run, checked: Checked, processes: Processes) -> Lesso
     live = job.data.live_crops
     encoded = None if live else placing.encoded(base, ["vae"], device, run, lambda: encode_cuts(
         base, cuts, job.data, cache, lambda done, of: run.event("caching", what="pictures", done=done, total=of)))
+    if encoded is not None and job.data.latent_sampling == "once":
+        encoded = drawn_once(encoded, draws)
     recipe = method.conditions(job)
     shown = Maps(recipe, job.data, cache) if recipe is not None else None
     if shown is not None and not live:

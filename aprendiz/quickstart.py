@@ -57,7 +57,7 @@ def settings(pictures: Path) -> dict[str, object]:
     return {
         "base": "micro",
         # Latents drawn anew each time stand in for more pictures; with their mean alone the fish came out right less often.
-        "data": {"path": str(pictures), "class_word": SUBJECT, "caption_dropout": 0.1, "sampled_latents": True},
+        "data": {"path": str(pictures), "class_word": SUBJECT, "caption_dropout": 0.1, "latent_sampling": "random"},
         "prior": {"pictures": 48, "per_batch": 3, "prompts": [prompt.text for prompt in prior_prompts()]},
         "method": {"name": "lora", "rank": 8, "targets": "all", "train_text_encoder": True},
         "objective": {"noise_offset": 0.2},  # as the base was made

@@ -29,6 +29,7 @@ SCHEMA = 1  # raised when a setting is renamed; migrations are listed in MIGRATI
 
 OPTIMIZERS = ("adamw", "adamw8bit", "prodigy", "lion", "adafactor", "schedulefree")
 SCHEDULES = ("constant", "linear", "cosine")
+LATENT_SAMPLINGS = ("deterministic", "once", "random")
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 SAMPLERS = ("ddim", "euler", "euler_a", "heun", "lms", "dpm++_2m", "dpm++_2m_karras", "dpm++_sde", "unipc", "pndm", "lcm")
 
@@ -93,8 +94,10 @@ class DataSettings:
                       choices=("background", "weight"))
     background: str = knob("#ffffff", "The colour behind transparent pictures.", when=("transparency", ("background",)))
     masks: bool = knob(True, "Use name.mask.png beside a picture: white counts fully, black not at all.")
-    sampled_latents: bool = knob(False, "Draw from the VAE's distribution each time. Otherwise its mean is used, which hardly "
-                                        "differs and takes half the disk space.")
+    latent_sampling: str = knob("deterministic", "What is taken of the distribution that the VAE gives for a picture: its mean "
+                                                 "(deterministic), one draw for the whole run (once), or a draw at every step "
+                                                 "(random). They hardly differ; the mean takes half the disk space.",
+                                choices=LATENT_SAMPLINGS)
     validation_share: float = knob(0.0, "Share of the pictures kept apart to measure the loss on; they are not learned from. "
                                         "0.1 where there are fifty or more.", min=0, max=0.9)
     strict: bool = knob(False, "Stop at warnings too.")
@@ -103,6 +106,11 @@ class DataSettings:
     def live_crops(self) -> bool:
         """Whether every step cuts and encodes its pictures anew, so that nothing of them is cached."""
         return self.crop == "random" and self.crop_variants == 0
+
+    @property
+    def draws_latents(self) -> bool:
+        """Whether the spread of the VAE's distribution is wanted beside its mean."""
+        return self.latent_sampling != "deterministic"
 
 
 @dataclass(frozen=True, kw_only=True)

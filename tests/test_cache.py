@@ -32,7 +32,7 @@ def nothing(_done: int, _of: int) -> None:
 
 
 def test_what_is_encoded_once_is_read_the_second_time_and_is_the_same(base: Base, found: list[Picture], tmp_path: Path) -> None:
-    cuts, settings = [Cut(picture, (64, 64)) for picture in found], DataSettings(path="x", sampled_latents=True)
+    cuts, settings = [Cut(picture, (64, 64)) for picture in found], DataSettings(path="x", latent_sampling="random")
     first, second = Cache(tmp_path / "cache"), Cache(tmp_path / "cache")
     made = encode_cuts(base, cuts, settings, first, nothing)
     read = encode_cuts(base, cuts, settings, second, nothing)

@@ -179,7 +179,7 @@ def test_the_list_tells_a_run_and_a_node_can_be_made_from_it(tmp_path: Path, use
 
 def test_a_node_made_from_a_run_asks_for_the_very_same_job(tmp_path: Path, user_folder: Path) -> None:
     wishes = {"flip": True, "repeats": 3, "trigger": "zwx", "clip_skip": 2, "prediction": "epsilon", "loss": "huber",
-              "huber_delta": 0.25, "sampled_latents": True}
+              "huber_delta": 0.25, "latent_sampling": "once"}
     run = small_run(tmp_path, steps=7, **wishes)
     made = routes.as_node(run, "es")
     asked = {made["type"]: made["widgets"], "AprendizBase": made["base"], "AprendizDatasetFolder": made["dataset"],
@@ -189,7 +189,7 @@ def test_a_node_made_from_a_run_asks_for_the_very_same_job(tmp_path: Path, user_
         for section, inner in comfy.job_values(comfy_nodes.nodes()[name].inputs, widgets).items():
             values.setdefault(section, {}).update(inner)
     values["data"]["path"] = made["dataset"]["folder"]
-    assert made["options"] == {"flip": True, "repeats": 3, "sampled_latents": True}
+    assert made["options"] == {"flip": True, "repeats": 3, "latent_sampling": "once"}
     assert settings_module.Job.read(values).hash("digest") == run.job().hash("digest")
     told = dict(made["settings"])
     assert (told["reflejar"], told["repeticiones"], told["pérdida"], told["delta de Huber"]) == ("✓", "3", "huber", "0.25")

@@ -257,7 +257,7 @@ def test_the_forecast_of_the_cache_counts_every_cut_and_caption(tmp_path: Path) 
     pixels = 64 * 64 + 72 * 56 + 2 * 88 * 40
     facts = Facts(text_bytes=1000)
     assert fly(job(tmp_path), facts).forecast.cache_bytes == 4 * 4 * pixels // 64 + 2 * 1000
-    data = {"flip": True, "crop": "random", "crop_variants": 3, "sampled_latents": True}
+    data = {"flip": True, "crop": "random", "crop_variants": 3, "latent_sampling": "random"}
     assert fly(job(tmp_path, data=data), facts).forecast.cache_bytes == 4 * 4 * pixels // 64 * 2 * 3 * 2 + 2 * 1000
     assert fly(job(tmp_path, data={**data, "crop_variants": 0}), facts).forecast.cache_bytes == 2000
 

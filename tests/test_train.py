@@ -24,7 +24,7 @@ EVERYTHING: dict[str, Any] = {
     "targets": "all", "train_text_encoder": True, "text_encoder_learning_rate": 5e-4, "rank_dropout": 0.1, "flip": True,
                               "crop": "random",
     "caption_dropout": 0.2, "shuffle_tags": True, "tag_dropout": 0.1, "noise_offset": 0.1, "ema_decay": 0.9,
-                              "sampled_latents": True, "steps": 7,
+                              "latent_sampling": "random", "steps": 7,
     "batch_size": 3, "schedule": "cosine", "warmup_steps": 2, "min_snr_gamma": 5.0}
 
 
@@ -221,3 +221,21 @@ def test_pictures_that_are_not_resized_are_taught_at_their_own_size_one_size_a_b
     told = container.read_header(run.file).metadata
     sizes = {tuple(one["resolution"]): one["count"] for one in json.loads(told["ss_bucket_info"])["buckets"].values()}
     assert sizes == {(192, 128): 2, (128, 64): 2} and losses(run)[-1] > 0
+
+
+@pytest.mark.parametrize(("how", "different"), [("deterministic", 1), ("once", 1), ("random", 3)])
+def test_latents_are_the_mean_or_drawn_once_or_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str,
+                                                             different: int) -> None:
+    seen: list[torch.Tensor] = []
+    update = loop.update
+
+    def watched(lesson: Any, learned: Any, batch: Any) -> Any:
+        seen.append(batch.latents_BCHW[0])
+        return update(lesson, learned, batch)
+
+    monkeypatch.setattr(loop, "update", watched)
+    folder = pictures(tmp_path / "one", 1)
+    teach(tmp_path, folder, steps=3, batch_size=1, latent_sampling=how)
+    assert len({latents.numpy().tobytes() for latents in seen}) == different
+    teach(tmp_path / "mean", folder, steps=1, batch_size=1)
+    assert torch.equal(seen[0], seen[-1]) == (how == "deterministic")

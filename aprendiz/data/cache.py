@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from ..files import write_atomically
 from .pictures import fit, read
 
 if TYPE_CHECKING:
+    from ..draws import Draws
     from ..families import Base
     from ..settings import DataSettings
     from .folder import Picture
@@ -128,7 +129,7 @@ def encode_cuts(base: Base, cuts: Sequence[Cut], settings: DataSettings, cache: 
     missing: list[int] = []
     for i, key in enumerate(keys):
         tensors = cache.get(key)
-        if tensors is None or (settings.sampled_latents and "std" not in tensors):
+        if tensors is None or (settings.draws_latents and "std" not in tensors):
             missing.append(i)
         else:
             found[i] = _unpack(tensors)
@@ -141,6 +142,16 @@ def encode_cuts(base: Base, cuts: Sequence[Cut], settings: DataSettings, cache: 
     return [found[i] for i in range(len(cuts))]
 
 
+def drawn_once(encoded: Sequence[Encoded], draws: Draws) -> list[Encoded]:
+    """Of each cut one draw of its latents' distribution in place of the mean, the same all through a run."""
+    drawn = []
+    for i, one in enumerate(encoded):
+        assert one.std_CHW is not None
+        noise_CHW = draws.normal("latents", 0, i, tuple(one.std_CHW.shape))
+        drawn.append(replace(one, mean_CHW=one.mean_CHW + one.std_CHW * noise_CHW, std_CHW=None))
+    return drawn
+
+
 def encode_now(base: Base, cuts: Sequence[Cut], settings: DataSettings) -> list[Encoded]:
     """Read, cut and encode pictures of one bucket."""
     pixels, weights, sizes = zip(*(_prepare(cut, settings) for cut in cuts))
@@ -148,7 +159,7 @@ def encode_now(base: Base, cuts: Sequence[Cut], settings: DataSettings) -> list[
     with torch.no_grad():
         mean_BCHW, std_BCHW = base.family.encode_images(base, torch.stack(pixels).to(vae.device))
     mean_BCHW, std_BCHW = mean_BCHW.float().cpu(), std_BCHW.float().cpu()
-    return [Encoded(mean_BCHW[i], std_BCHW[i] if settings.sampled_latents else None, _shrink(weights[i], mean_BCHW[i]), sizes[i])
+    return [Encoded(mean_BCHW[i], std_BCHW[i] if settings.draws_latents else None, _shrink(weights[i], mean_BCHW[i]), sizes[i])
             for i in range(len(cuts))]
 
 

@@ -354,7 +354,7 @@ def cache_bytes(settings: DataSettings, found: Sequence[Picture], targets: Seque
     if settings.crop == "random":
         cuts *= settings.crop_variants  # 0: encoded anew each step, nothing is kept
     pixels = sum(target[0] * target[1] for target in targets if target is not None) // facts.latent_step ** 2
-    latents = 4 * facts.latent_channels * pixels * cuts * (2 if settings.sampled_latents else 1)
+    latents = 4 * facts.latent_channels * pixels * cuts * (2 if settings.draws_latents else 1)
     texts = {caption for picture in found for caption in picture.captions}
     return min(int(CACHE_BOUND), latents + len(texts) * facts.text_bytes)
 
