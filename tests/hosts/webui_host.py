@@ -175,7 +175,8 @@ def start(folder: Path, python: str, data: Path, checkpoint: str, page: bool = F
         port = free.getsockname()[1]
     ours = ("PYTHON", "VIRTUAL_ENV", "APRENDIZ")  # none of the host's business: it has its own packages
     surroundings = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    surroundings |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HOME": str(data / "hub"), "COMMANDLINE_ARGS": ""}
+    surroundings |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HOME": str(data / "hub"), "COMMANDLINE_ARGS": "",
+                     "PYTHONUNBUFFERED": "1"}  # its log is read while it runs
     if page:
         surroundings |= {"APRENDIZ_PYTHON": sys.executable, "APRENDIZ_HOME": str(data / "user"), "APRENDIZ_LANGUAGE": "en"}
     own = FORGE if (folder / "modules_forge").is_dir() else A1111
