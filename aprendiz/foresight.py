@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 
@@ -18,7 +18,7 @@ from . import devices, pace, prepare, registry, speeds
 from .data import buckets
 from .data.preflight import by, steps_of
 from .errors import Problem
-from .estimate import Estimate, Need, Work, gb, passing_vae
+from .estimate import Need, Work, gb, passing_vae
 from .formats import checkpoint, weights
 from .memory import Ladder
 from .nets import footprint
@@ -38,14 +38,25 @@ Found = TypeVar("Found")
 UNTOLD = (RuntimeError, TypeError, ValueError, AttributeError)
 
 
+class Memory(NamedTuple):
+    """Bytes of the device. wanted: of a step as the settings have it; needed: once memory is saved so that it fits, if it has to
+    be (fitted). free: None where nobody knows."""
+
+    wanted: int
+    needed: int
+    free: int | None
+    fitted: bool
+
+
 @dataclass(frozen=True)
 class Foresight:
-    """None: nobody knows. seconds: of all steps. needed, free: bytes of the device. fitted: memory has to be saved to fit."""
+    """None: nobody knows. seconds: of all steps. The rest: `Memory`."""
 
     device: str
     steps: int | None
     seconds: float | None = None
     each: float | None = None
+    wanted: int | None = None
     needed: int | None = None
     free: int | None = None
     fitted: bool = False
@@ -86,10 +97,7 @@ def foresee(job: Job, pictures: int, batches: int | None = None) -> Foresight:
     seconds = 60 * job.training.minutes if job.training.minutes else steps * each if steps and each else None
     told = Foresight(str(device), steps, seconds, each)
     found = from_headers(lambda: memory_of(work_of(job, source, device, side)))
-    if found is None:
-        return told
-    chosen, estimate, free = found
-    return replace(told, needed=estimate.total, free=free, fitted=chosen)
+    return told if found is None else replace(told, **found._asdict())
 
 
 def from_headers(look: Callable[[], Found]) -> Found | None:
@@ -115,16 +123,16 @@ def work_of(job: Job, source: Source, device: torch.device, side: int) -> Work:
     return Work(job, base, method, device, job.data.live_crops, pace.pictures_of(job), (side, side), state)
 
 
-def memory_of(work: Work) -> tuple[bool, Estimate, int | None]:
-    """Whether memory has to be saved, what a step then takes, and what is free. Raises RuntimeError where nobody can tell."""
+def memory_of(work: Work) -> Memory:
+    """What a step takes, and what is free. Raises RuntimeError where nobody can tell."""
     need, training = Need(work), work.job.training
     ladder = Ladder.of(work)
     start = ladder.start(training)
-    free = devices.free_bytes(work.device)
+    wanted, free = need.of(start).total, devices.free_bytes(work.device)
     if free is None or training.memory == "manual":
-        return False, need.of(start), free
+        return Memory(wanted, wanted, free, fitted=False)
     chosen, estimate = ladder.choose(need, start, free)
-    return chosen != start, estimate, free
+    return Memory(wanted, estimate.total, free, fitted=chosen != start)
 
 
 def too_large(job: Job, source: Source, family: Family, pictures: Sequence[Picture]) -> list[Problem]:
@@ -150,12 +158,12 @@ def _too_large(work: Work, sizes: Sequence[tuple[int, int]]) -> tuple[int, int, 
     while low < high:
         middle = (low + high) // 2 if told else high - 1  # mostly the largest fits
         size = sizes[middle]
-        _, estimate, free = memory_of(replace(work, size=size))
+        memory = memory_of(replace(work, size=size))
         encoding = passing_vae(work.base, size, decode=False)  # done on the CPU where the device does not hold it
-        if free is not None and estimate.total > free:
-            high, told = middle, (size[0] * size[1], estimate.total, free)
-        elif ram is not None and encoding > max(ram, free or 0):
-            high, told = middle, (size[0] * size[1], encoding, max(ram, free or 0))
+        if memory.free is not None and memory.needed > memory.free:
+            high, told = middle, (size[0] * size[1], memory.needed, memory.free)
+        elif ram is not None and encoding > max(ram, memory.free or 0):
+            high, told = middle, (size[0] * size[1], encoding, max(ram, memory.free or 0))
         else:
             low = middle + 1
     return told

@@ -9,7 +9,7 @@ import pytest
 from aprendiz.run import Run
 from aprendiz.settings import Job
 from aprendiz.views import card
-from aprendiz.views.card import SPARE, Card
+from aprendiz.views.card import DRIVER, SPARE, Card
 
 
 class Model:
@@ -58,6 +58,14 @@ def test_the_hosts_model_stays_where_the_card_holds_both(run: Run) -> None:
     model = Model((6 << 30) + SPARE + (4 << 30), 4 << 30)
     Card(model, list).before_run(run)
     assert model.moves == []
+
+
+def test_what_was_counted_of_a_run_goes_before_the_size_of_its_base(run: Run) -> None:
+    model = Model((4 << 30) + DRIVER + (2 << 30), 4 << 30)
+    Card(model, list).before_run(run, wanted=2 << 30)
+    assert model.moves == []
+    Card(model, list).before_run(run, wanted=(2 << 30) + 1)
+    assert model.moves == ["left"]
 
 
 def test_where_nobody_knows_what_is_free_the_model_stays(run: Run) -> None:

@@ -37,7 +37,7 @@ def test_memory_is_told_from_headers_alone_and_is_what_the_run_itself_counts(tmp
 
     monkeypatch.setattr(Weights, "read", noted)
     told = foresight.foresee(run.job(), 4)
-    assert told.needed == counted["total"] - counted["kept"] and told.steps == 1
+    assert told.wanted == told.needed == counted["total"] - counted["kept"] and told.steps == 1
     assert all("token_embedding" in name for name in read)
 
 
@@ -45,7 +45,8 @@ def test_what_is_more_than_is_free_is_said(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(devices, "free_bytes", lambda device: 1_000_000)
     job = Job.read({"data": str(tmp_path), "steps": 5, "batch_size": 2})
     told = foresight.foresee(job, 4)
-    assert told.fitted and told.needed is not None and told.needed > 1_000_000
+    assert told.fitted and told.needed is not None and told.wanted is not None
+    assert told.wanted > told.needed > 1_000_000
     assert "That is more than is free. Lower resolution, batch size or rank, or close other programs." in told.lines()
 
 

@@ -320,6 +320,27 @@ def test_a_check_tells_of_broken_pictures_and_what_the_run_comes_to(routes: Rout
     assert {("a.png", False), ("b.png", True)} <= found and ("b.png", False) not in found
 
 
+def test_what_comes_before_a_run_hears_what_was_estimated_of_it(desk: Desk, data: Path, user_folder: Path) -> None:
+    class HeardError(Exception):
+        """Ends the start: no worker is wanted here."""
+
+    def heard(run: Run, wanted: int | None) -> None:
+        raise HeardError(wanted)
+
+    desk.before = heard
+    values = {"data": {"path": str(data), "caption": "a wall"}, "training": {"steps": 2}}
+    with pytest.raises(HeardError, match="None"):
+        desk.begin(values)
+    end = time.monotonic() + 120
+    while not (answer := desk.estimate(values))["done"] and time.monotonic() < end:
+        time.sleep(0.1)
+    assert answer["wanted"] > 10_000_000  # micro alone has more
+    with pytest.raises(HeardError, match=f"^{answer['wanted']}$"):
+        desk.begin(values)
+    with pytest.raises(HeardError, match="None"):
+        desk.begin({**values, "training": {"steps": 3}})
+
+
 def test_an_estimate_needs_no_look_at_the_pictures_and_is_silent_about_what_is_wrong(routes: Routes, data: Path) -> None:
     (data / "broken.png").write_bytes(b"no picture")
     values = {"data": {"path": str(data)}, "training": {"steps": 7}}

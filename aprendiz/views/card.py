@@ -20,7 +20,8 @@ from ..run import Run
 
 logger = logging.getLogger(__name__)
 
-SPARE = 2 << 30  # bytes beside the base: what is trained, activations, the driver's own
+DRIVER = 1 << 30  # bytes that the driver keeps for a process of its own
+SPARE = 2 << 30  # bytes beside the base where nobody counted: what is trained, activations, the driver's own
 QUIET = 20.0  # seconds without a picture after which runs go on
 PATIENCE = 180.0  # seconds for which a run is waited for: a step, and its pause
 PLACES = ("auto", "cuda", "cuda:0", "mps", "xpu", "cpu")  # devices of a job, of which the host's own is one
@@ -63,23 +64,27 @@ class Card:
     _clock: threading.Timer | None = None
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def before_run(self, run: Run) -> None:
-        """Make room for a run that is about to begin, if it needs some; a picture that is being drawn is waited for."""
-        if not self._in_the_way(run):
+    def before_run(self, run: Run, wanted: int | None = None) -> None:
+        """Make room for a run that is about to begin, if it needs some; a picture that is being drawn is waited for.
+
+        wanted: bytes that a step of it takes, where somebody has counted.
+        """
+        if not self._in_the_way(run, wanted):
             return
         _wait_while(self.model.drawing)
         with self._lock:
-            if self.model.drawing() or not self._in_the_way(run):
+            if self.model.drawing() or not self._in_the_way(run, wanted):
                 return
             logger.info("the host's model leaves the card for %s; it comes back when it is next asked for", run.name)
             self.model.leave()
             self._away = True
 
-    def _in_the_way(self, run: Run) -> bool:
+    def _in_the_way(self, run: Run, wanted: int | None) -> bool:
         if self._away or self.model.wish() == "never" or not on_card(run, self.model.place()) or not self.model.there():
             return False
         free = self.model.free()
-        return self.model.wish() == "always" or (free is not None and free < needed(run))
+        needs = guess(run) if wanted is None else wanted + DRIVER
+        return self.model.wish() == "always" or (free is not None and free < needs)
 
     def before_drawing(self) -> None:
         """The host is about to draw: its model comes back, and runs that are in its way pause first."""
@@ -137,8 +142,8 @@ def on_card(run: Run, place: str) -> bool:
     return device in PLACES and device.partition(":")[0] in ("auto", place)
 
 
-def needed(run: Run) -> int:
-    """Bytes that a run is likely to want, from the size of its base: twice its file, and something beside it.
+def guess(run: Run) -> int:
+    """Bytes that a run is likely to want where nobody counted, from the size of its base: twice its file, and something beside.
 
     Only whether the host's model leaves hangs on it; how the run fits what it finds is the worker's to plan.
     """

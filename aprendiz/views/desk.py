@@ -53,14 +53,15 @@ class Desk:
     """What a door's page can do.
 
     output: where runs are written (`<output>/aprendiz/<name>/`). roots: the folders that the page may open pictures in; the
-    output's own is always one. before: called with each run that is about to begin. finished: called in a thread with each run
+    output's own is always one. before: called with each run that is about to begin, and the bytes that a step of it takes where
+    they were estimated. finished: called in a thread with each run
     that this desk started and that finished, and again with one whose result is asked for; gives what calls it in a prompt.
     """
 
     output: Callable[[], Path]
     roots: Callable[[], Sequence[Path]]
     finished: Callable[[Run], str] | None = None
-    before: Callable[[Run], None] | None = None
+    before: Callable[[Run, int | None], None] | None = None
     studio: Studio = field(init=False)
     _workers: dict[Path, Worker] = field(default_factory=dict)
     _checks: dict[str, Check] = field(default_factory=dict)
@@ -101,7 +102,7 @@ class Desk:
             if run.state == "finished":
                 raise RunError("This very job is done already, as {name}. Turn on 'again' to train it anew.",
                                where="output.again", name=run.name)
-            return self._start(run, job.output.keep_running)
+            return self._start(run, job.output.keep_running, self._wanted(values, job.data))
 
     def go_on(self, name: str) -> Run:
         """Go on with a run that was stopped, failed or died. Raises AprendizError."""
@@ -111,7 +112,7 @@ class Desk:
                 raise RunError("{name} is finished; there is nothing to go on with.", name=name)
             return self._start(run, run.job().output.keep_running)
 
-    def _start(self, run: Run, keep_running: bool) -> Run:
+    def _start(self, run: Run, keep_running: bool, wanted: int | None = None) -> Run:
         """Start a worker, unless one of ours is at it: two pages may have asked at once."""
         worker = self._workers.get(run.folder)
         if run.state in ENDS:  # the last worker has said its last word, and may need a moment to go
@@ -122,7 +123,7 @@ class Desk:
             return run
         self.studio.rest()
         if self.before is not None:
-            self.before(run)
+            self.before(run, wanted)
         worker = self._workers[run.folder] = start(run, keep_running=keep_running)
         if self.finished is not None:
             with disk_errors(run.folder):
@@ -324,6 +325,12 @@ class Desk:
             return {"done": True, "lines": []}  # told of elsewhere
         return self._asked(values, ["--estimate", str(pictures)]).answer()
 
+    def _wanted(self, values: Mapping[str, Any], data: DataSettings) -> int | None:
+        """Bytes that a step of this job takes, where the page has asked for its estimate; nobody waits for one."""
+        known = self._checks.get(question(values, ["--estimate", str(self._count(data))]))
+        told: int | None = known.answer().get("wanted") if known is not None else None
+        return told
+
     def _count(self, data: DataSettings) -> int:
         """How many pictures there are, counted anew after a while only: a page asks until it has its answer."""
         from ..data import folder
@@ -334,7 +341,7 @@ class Desk:
 
     def _asked(self, values: Mapping[str, Any], arguments: list[str]) -> Check:
         """The process that was asked this, or is asked now; of each kind the older ones make room."""
-        key = json.dumps([arguments, dict(values)], sort_keys=True, default=str)
+        key = question(values, arguments)
         with self._asking:  # not the lock of starting, which may wait for a picture that the host is drawing
             known = self._checks.get(key)
             if known is None or known.stale:
@@ -390,6 +397,11 @@ class Check:
         if self._process is not None and self._process.poll() is None:
             with suppress(OSError):
                 self._process.kill()
+
+
+def question(values: Mapping[str, Any], arguments: list[str]) -> str:
+    """A job and what is asked of it, as one text."""
+    return json.dumps([arguments, dict(values)], sort_keys=True, default=str)
 
 
 def failed(reason: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A job checked for a door, in a process of its own: `python aprendiz/worker/__main__.py --check OUTPUT`, values on stdin.
 
-`--estimate PICTURES` in place of it tells what a job with so many pictures comes to, without looking at any: {"lines": [...]}.
+`--estimate PICTURES` in place of it tells what a job with so many pictures comes to, without looking at any: {"lines": [...],
+"wanted": bytes of the device that a step takes as the settings have it}.
 
 The answer is the last line of stdout, JSON; of a check {"problems": [{template, fields, where, warning, text}], "forecast"}.
 Texts are in the language of the process. Nothing is written.
@@ -23,17 +24,18 @@ def main(arguments: list[str]) -> int:
     """Check the job on stdin, or estimate what it comes to; 0 whatever is found."""
     values = json.loads(sys.stdin.buffer.read().decode("utf-8"))
     if arguments[0] == "--estimate":
-        return answer({"lines": estimate(values, int(arguments[1]))})
+        return answer(estimate(values, int(arguments[1])))
     return answer(check(values, Path(arguments[1])))
 
 
-def estimate(values: dict[str, Any], pictures: int) -> list[str]:
-    """What is known of time and memory, in sentences; nothing where the job has problems."""
+def estimate(values: dict[str, Any], pictures: int) -> dict[str, Any]:
+    """What is known of time and memory; no more than that nothing is, where the job has problems."""
     from .. import foresight
     try:
-        return foresight.foresee(Job.read(values), pictures).lines()
+        found = foresight.foresee(Job.read(values), pictures)
     except AprendizError:
-        return []  # `check` tells of them
+        return {"lines": [], "wanted": None}  # `check` tells of them
+    return {"lines": found.lines(), "wanted": found.wanted}
 
 
 def check(values: dict[str, Any], output: Path) -> dict[str, Any]:
@@ -51,7 +53,7 @@ def check(values: dict[str, Any], output: Path) -> dict[str, Any]:
             told = found.report.forecast
             forecast = {"pictures": told.pictures, "steps": told.steps, "epochs": told.epochs, "seconds": told.seconds,
                         "disk_bytes": told.cache_bytes + told.checkpoint_bytes,
-                        "lines": [*told.lines(), *(estimate(values, told.pictures) if told.pictures else [])]}
+                        "lines": [*told.lines(), *(estimate(values, told.pictures)["lines"] if told.pictures else [])]}
     return {"problems": [plain(problem) for problem in problems], "forecast": forecast}
 
 
