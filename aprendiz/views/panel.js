@@ -24,6 +24,7 @@ const ENGLISH = {
   say_pictures: 'Encoding pictures {done} of {total}', say_captions: 'Encoding captions {done} of {total}',
   say_prior: "Drawing the base's own pictures {done} of {total}", say_speed: 'Measuring how long a step takes',
   say_conditions: 'Making condition pictures {done} of {total}', say_first: 'Everything is ready; the first step is being taken.',
+  say_early: 'It learns. After a few more steps this tells how the loss moves.',
   say_falling: 'The loss is still falling: {before} to {after} over the last steps.',
   say_flat: 'The loss has hardly moved over the last steps. You can stop here or let it finish; look at the pictures.',
   say_validation: 'Step {step} has the lowest loss on the pictures kept apart so far, {loss}.',
@@ -305,7 +306,7 @@ class Run extends HTMLElement {
       return this.#say(later > 1 ? 'say_worse' : 'say_validation', {step: best[0], loss: this.#number(best[1], 4)})
     }
     const size = Math.max(10, Math.floor(f.loss.length / 5)), mean = list => list.reduce((sum, [, loss]) => sum + loss, 0) / list.length
-    if (f.loss.length < 2 * size) return this.#line(state) || this.#say('say_first')
+    if (f.loss.length < 2 * size) return this.#say('say_early')
     const before = mean(f.loss.slice(-2 * size, -size)), after = mean(f.loss.slice(-size))
     return after < 0.97 * before ? this.#say('say_falling', {before: this.#number(before, 3), after: this.#number(after, 3)}) : this.#say('say_flat')
   }

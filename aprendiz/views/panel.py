@@ -46,6 +46,7 @@ TEXTS: dict[str, str] = {
     "say_conditions": word("Making condition pictures {done} of {total}"),
     "say_speed": word("Measuring how long a step takes"),
     "say_first": word("Everything is ready; the first step is being taken."),
+    "say_early": word("It learns. After a few more steps this tells how the loss moves."),
     "say_falling": word("The loss is still falling: {before} to {after} over the last steps."),
     "say_flat": word("The loss has hardly moved over the last steps. You can stop here or let it finish; look at the pictures."),
     "say_validation": word("Step {step} has the lowest loss on the pictures kept apart so far, {loss}."),
