@@ -26,7 +26,7 @@ def main(port: int, output: Path, folder: Path) -> None:
         Page(gr, PageHost(desk)).build()
     app = gr.mount_gradio_app(FastAPI(), blocks.queue(), path="/")
     mount(app, Routes(desk))
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=2)
 
 
 main(int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
