@@ -54,6 +54,7 @@ class Run:
         self.last_event = ""
         self._attempt: int | None = None
         self._read_to: int | None = None
+        self._unheard: list[str] = []  # read while waiting for a device, which heeds `stop` alone
 
     @property
     def attempt(self) -> int:
@@ -225,12 +226,13 @@ class Run:
         """Commands since the last call, in this process or an earlier one: each is handed out once. Costs a look at the disk."""
         start = self._consumed()
         size = _size(self._commands)
+        heard, self._unheard = self._unheard, []
         if not self.main or size == start:
-            return []
+            return heard
         lines, self._read_to = read_events(self._commands, min(start, size))
         # Noted before they are acted on: a command is rather lost in a crash than done twice.
         write_atomically(self.folder / "consumed", str(self._read_to).encode())
-        return [line["command"] for line in lines if line.get("command") in COMMANDS]
+        return heard + [line["command"] for line in lines if line.get("command") in COMMANDS]
 
     def forget_commands(self) -> None:
         """Drop what was said to earlier workers. Called by whoever is about to start one."""
@@ -282,7 +284,8 @@ class Run:
             if ahead != told:
                 told = ahead
                 self.event("queued", device=", ".join(devices), ahead=ahead)
-            if "stop" in self.commands():
+            self._unheard = self.commands()
+            if "stop" in self._unheard:
                 self.event("stopped", step=self.step)
                 raise Stopped(self.name)
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -277,6 +277,20 @@ def test_a_second_run_on_a_device_waits_as_queued_and_can_be_stopped(tmp_path: P
     with run.on_devices(["cpu"]):
         assert is_locked(folder / "lock")
     assert list(folder.glob("*.ticket")) == []
+
+
+def test_what_is_told_to_a_run_that_waits_for_its_device_is_heard_once_it_begins(tmp_path: Path) -> None:
+    folder = home() / "devices" / "cpu"
+    folder.mkdir(parents=True)
+    run = Run.create(tmp_path, job(), "a")
+    run.tell("pause")
+    run.tell("sample")
+    with ExitStack() as other:
+        other.enter_context(held_elsewhere(folder / "lock"))
+        run.listeners.append(lambda event: other.close() if event.get("ahead") else None)
+        with run.locked(), run.on_devices(["cpu"]):
+            run.tell("resume")
+            assert run.commands() == ["pause", "sample", "resume"] and run.commands() == []
 
 
 def test_waiting_runs_take_a_device_in_the_order_in_which_they_came() -> None:
