@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from aprendiz import registry
 from aprendiz.errors import ModelError, RunError, TrainingError
 from aprendiz.families import Base
-from aprendiz.formats import container, kohya, names, peft_layout
+from aprendiz.formats import container, inspect, kohya, names, peft_layout
 from aprendiz.formats.kohya import LoraWeight
 from aprendiz.nets.lora import delta
 
@@ -156,6 +158,40 @@ def test_a_missing_or_zero_alpha_means_the_rank(base: Base, tmp_path: Path) -> N
     save_file(bare | {key: torch.tensor(0.0) for key in tensors if key.endswith(".alpha")}, tmp_path / "zero.safetensors")
     for name in ("bare", "zero"):
         assert {one.alpha for one in kohya.read(tmp_path / f"{name}.safetensors")[0]} == {3.0}
+
+
+@pytest.mark.parametrize("told", [{"lora_alpha": 8}, {"lora_alpha": 8, "use_rslora": True},
+                                  {"lora_alpha": 8, "alpha_pattern": {"(attn1|self_attn).(to_q|q_proj)": 3}}])
+def test_alpha_is_what_diffusers_wrote_beside_the_tensors(base: Base, told: dict[str, object], tmp_path: Path) -> None:
+    weights = [replace(one, alpha=16.0) for one in random_lora(base, rank=16)]
+    prefixes = {"network": "unet", "text_encoder_1": "text_encoder", "text_encoder_2": "text_encoder_2"}
+    said = {f"{prefixes[part]}.{key}": value for part in base.parts() if part in prefixes
+            for key, value in {"r": 16, "target_modules": [one.module for one in weights if one.part == part], **told}.items()}
+    file = tmp_path / "theirs.safetensors"
+    save_file(spelt(weights, "peft"), file, {"format": "pt", "lora_adapter_metadata": json.dumps(said)})
+    found = kohya.read(file, base.family)[0]
+    assert worst(deltas(found), loaded_by_diffusers(base, file)) <= 1e-6
+    assert inspect.inspect(file).alphas == Counter(one.alpha for one in found)
+
+
+@pytest.mark.parametrize("said", ["", "{", "[]", '{"unet.lora_alpha": "8"}', '{"unet.lora_alpha": 0, "unet.alpha_pattern": 3}',
+                                  '{"unet.alpha_pattern": {"(": 8, "conv1": "8"}}'])
+def test_what_diffusers_wrote_is_left_where_it_makes_no_sense(said: str, tmp_path: Path) -> None:
+    base = registry.families()["sd1"].tiny(0)
+    file = tmp_path / "theirs.safetensors"
+    save_file(spelt(random_lora(base, rank=3), "peft"), file, {"lora_adapter_metadata": said})
+    assert {one.alpha for one in kohya.read(file)[0]} == {3.0}
+
+
+@pytest.mark.parametrize("suffix", [".dora_scale", ".lora_magnitude_vector", ".lora_magnitude_vector.default.weight"])
+def test_a_dora_is_refused_and_not_read_as_a_lora(suffix: str, tmp_path: Path) -> None:
+    base = registry.families()["sd1"].tiny(0)
+    tensors = spelt(random_lora(base), "peft")
+    tensors |= {key.replace(".lora_A.weight", suffix): torch.ones(4) for key in tensors if key.endswith(".lora_A.weight")}
+    save_file(tensors, tmp_path / "dora.safetensors")
+    with pytest.raises(ModelError, match="of a kind that cannot be read here"):
+        kohya.read(tmp_path / "dora.safetensors")
+    assert inspect.inspect(tmp_path / "dora.safetensors").algorithm == "DoRA"
 
 
 def test_tensors_of_no_module_are_named_and_not_dropped_silently(base: Base, tmp_path: Path,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ModelError, Problem
 from ..texts import say
 from . import container, keys, metadata, names, recognise
+from .adapter_config import Alphas
 
 if TYPE_CHECKING:
     from ..families import Base, Family
@@ -190,10 +191,10 @@ def inspect(file: Path) -> Inspection:
         return Inspection(family=recognise.base_family(shapes), **common)
     family = recognise.lora_family(shapes, header.metadata)
     spots = {name: names.place(name) for name in modules_of(shapes)}
-    alphas = _alphas(file, header)
+    ranks = _ranks(shapes)
     return Inspection(
         family=family, shape=shape_of(shapes, family), algorithm=recognise.algorithm(shapes),
-        ranks=dict(Counter(_ranks(shapes).values())), alphas=dict(Counter(alphas.values())),
+        ranks=dict(Counter(ranks.values())), alphas=dict(Counter(_alphas(file, header, ranks).values())),
         modules=dict(sorted(Counter(spot[0] for spot in spots.values() if spot).items())),
         unmatched=tuple(key for key in shapes if not (parts := names.split(key)) or not spots.get(parts[0])),
         hosts=check_lora_keys(shapes, family), **common)
@@ -214,8 +215,8 @@ def _ranks(shapes: recognise.Shapes) -> dict[str, int]:
             and shape}
 
 
-def _alphas(file: Path, header: container.Header) -> dict[str, float]:
-    """Each module's alpha, read from the few bytes that it takes."""
+def _alphas(file: Path, header: container.Header, ranks: Mapping[str, int]) -> dict[str, float]:
+    """Each module's alpha, read from the few bytes that it takes, or from what diffusers told of it. ranks: by module."""
     import torch
     dtypes = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64, "I64": torch.int64,
               "I32": torch.int32}
@@ -225,7 +226,13 @@ def _alphas(file: Path, header: container.Header) -> dict[str, float]:
             if key.endswith(".alpha") and tensor.dtype in dtypes and tensor.end > tensor.start:
                 opened.seek(header.data + tensor.start)
                 content = bytearray(opened.read(tensor.end - tensor.start))
-                found[key] = round(float(torch.frombuffer(content, dtype=dtypes[tensor.dtype])[0]), 6)
+                alpha = float(torch.frombuffer(content, dtype=dtypes[tensor.dtype])[0])
+                found[key.removesuffix(".alpha")] = round(alpha, 6)
+    told = Alphas(header.metadata)
+    for name in ranks.keys() - found.keys():
+        spot = names.place(name)
+        if spot is not None and (said := told.of(*spot, ranks[name])) is not None:
+            found[name] = round(said, 6)
     return found
 
 

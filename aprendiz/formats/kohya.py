@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import ModelError, TrainingError
 from . import container, names, recognise
+from .adapter_config import Alphas
 
 if TYPE_CHECKING:
     from ..families import Family
@@ -150,7 +151,7 @@ def read_all(file: Path, family: Family | None = None) -> LoraFile:
     except (SafetensorError, ValueError, KeyError) as error:
         raise ModelError("{file} is damaged: its tensors cannot be read. Download or copy it again.",
                          file=file.name, where=str(file)) from error
-    weights, unmatched = from_tensors(tensors)
+    weights, unmatched = from_tensors(tensors, Alphas(header.metadata))
     if not weights:
         raise ModelError("{file} is a LoRA of a kind that cannot be read here: {example}. Only plain LoRA (down and up "
                          "matrices) can.",
@@ -158,8 +159,8 @@ def read_all(file: Path, family: Family | None = None) -> LoraFile:
     return LoraFile(weights, dict(header.metadata), shown, unmatched)
 
 
-def from_tensors(tensors: Mapping[str, Tensor]) -> tuple[list[LoraWeight], list[str]]:
-    """Named tensors as weights, and the names that belong to no module."""
+def from_tensors(tensors: Mapping[str, Tensor], alphas: Alphas) -> tuple[list[LoraWeight], list[str]]:
+    """Named tensors as weights, and the names that belong to no module. alphas: of modules without a tensor for it."""
     modules: dict[str, dict[str, Tensor]] = {}
     unmatched = []
     for key, tensor in tensors.items():
@@ -171,7 +172,7 @@ def from_tensors(tensors: Mapping[str, Tensor]) -> tuple[list[LoraWeight], list[
     weights = []
     for name, of_module in modules.items():
         spot = names.place(name)
-        weight = _weight(spot, of_module) if spot else None
+        weight = _weight(spot, of_module, alphas) if spot else None
         if weight is None:
             unmatched += [name + suffix for suffix in of_module]
         else:
@@ -181,12 +182,12 @@ def from_tensors(tensors: Mapping[str, Tensor]) -> tuple[list[LoraWeight], list[
     return weights, sorted(unmatched)
 
 
-def _weight(spot: tuple[str, str], of_module: Mapping[str, Tensor]) -> LoraWeight | None:
+def _weight(spot: tuple[str, str], of_module: Mapping[str, Tensor], alphas: Alphas) -> LoraWeight | None:
     down = next((of_module[suffix] for suffix in names.DOWN if suffix in of_module), None)
     up = next((of_module[suffix] for suffix in names.UP if suffix in of_module), None)
-    if down is None or up is None or ".lora_mid.weight" in of_module or ".dora_scale" in of_module:
+    if down is None or up is None or not of_module.keys().isdisjoint((".lora_mid.weight", *names.DORA)):
         return None
     rank = down.shape[0]
-    alpha = float(of_module[".alpha"]) if ".alpha" in of_module else float(rank)
     part, module = spot
+    alpha = float(of_module[".alpha"]) if ".alpha" in of_module else alphas.of(part, module, rank)
     return LoraWeight(part, names.module_here(part, module), down, up, alpha or float(rank))

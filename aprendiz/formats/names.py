@@ -23,7 +23,8 @@ NETWORK, TEXT_1, TEXT_2 = "network", "text_encoder_1", "text_encoder_2"
 SUFFIXES = tuple(sorted((
     ".lora_down.weight", ".lora_up.weight", ".lora_mid.weight", ".alpha", ".dora_scale",
     ".lora_A.weight", ".lora_B.weight", ".lora_A.default.weight", ".lora_B.default.weight", ".lora_A", ".lora_B",
-    ".lora_magnitude_vector", ".lora.down.weight", ".lora.up.weight", "_lora.down.weight", "_lora.up.weight",
+    ".lora_magnitude_vector", ".lora_magnitude_vector.default.weight",
+    ".lora.down.weight", ".lora.up.weight", "_lora.down.weight", "_lora.up.weight",
     ".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight",
     ".hada_w1_a", ".hada_w1_b", ".hada_w2_a", ".hada_w2_b", ".hada_t1", ".hada_t2",
     ".lokr_w1", ".lokr_w2", ".lokr_w1_a", ".lokr_w1_b", ".lokr_w2_a", ".lokr_w2_b", ".lokr_t2",
@@ -34,6 +35,7 @@ DOWN = (".lora_down.weight", ".lora_A.weight", ".lora_A.default.weight", ".lora_
         ".lora_linear_layer.down.weight")
 UP = (".lora_up.weight", ".lora_B.weight", ".lora_B.default.weight", ".lora_B", ".lora.up.weight", "_lora.up.weight",
       ".lora_linear_layer.up.weight")
+DORA = (".dora_scale", ".lora_magnitude_vector", ".lora_magnitude_vector.default.weight")  # what makes a LoRA a DoRA
 
 # Words of module names that contain an underscore of their own; every other underscore stands for a dot.
 WORDS = frozenset("""

@@ -37,7 +37,7 @@ def is_lora(keys: Iterable[str]) -> bool:
 def algorithm(keys: Iterable[str]) -> str:
     """Which adapter it is: 'LoRA', 'DoRA', 'LoHa', 'LoKr', 'OFT', 'GLoRA' or 'difference'."""
     suffixes = {parts[1] for key in keys if (parts := names.split(key))}
-    for mark, name in ((".dora_scale", "DoRA"), (".lora_magnitude_vector", "DoRA"), (".hada_w1_a", "LoHa"), (".lokr_w1", "LoKr"),
+    for mark, name in (*((mark, "DoRA") for mark in names.DORA), (".hada_w1_a", "LoHa"), (".lokr_w1", "LoKr"),
                        (".lokr_w1_a", "LoKr"), (".oft_blocks", "OFT"), (".oft_diag", "OFT"), (".a1.weight", "GLoRA")):
         if mark in suffixes:
             return name
