@@ -31,6 +31,16 @@ def test_values_survive_and_gradients_arrive_in_the_buffer() -> None:
     assert float(arena.gradient.abs().sum()) == 0
 
 
+def test_what_is_trained_stays_as_it_was_where_showing_something_else_fails() -> None:
+    made, _ = parts()
+    arena = Arena(made, torch.device("cpu"), torch.float32)
+    before = arena.master.clone()
+    with pytest.raises(OSError, match="gone"), arena.showing(torch.zeros_like(arena.master)):
+        assert float(arena.working.abs().sum()) == 0
+        raise OSError("the base is gone")
+    assert torch.equal(arena.master, before)
+
+
 def test_working_copies_follow_the_masters_and_add_their_gradients_in_float32() -> None:
     made, module = parts()
     arena = Arena(made, torch.device("cpu"), torch.bfloat16)

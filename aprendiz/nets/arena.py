@@ -63,9 +63,11 @@ class Arena:
             yield
             return
         before = self.working.clone()
-        self.working.copy_(flat)
-        yield
-        self.working.copy_(before)
+        try:
+            self.working.copy_(flat)
+            yield
+        finally:
+            self.working.copy_(before)
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """The trained tensors by name as views of a flat buffer (`master`, a moving average...)."""
