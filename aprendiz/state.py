@@ -49,6 +49,8 @@ def write(checkpoints: Path, state: State, keep: int) -> Path:
     name = f"step-{state.step:06d}"
     folder, temporary = checkpoints / name, checkpoints / f".{name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
+    if _is_there(folder, state):  # saved a moment ago, and never taken away to be written again
+        return folder
     try:
         _write(temporary, state)
         if folder.exists():
@@ -74,7 +76,7 @@ def _write(folder: Path, state: State) -> None:
 
 def saved(checkpoints: Path) -> list[Path]:
     """The states there are, oldest first."""
-    return sorted(folder for folder in checkpoints.glob("step-*") if folder.is_dir())
+    return sorted((folder for folder in checkpoints.glob("step-*") if folder.is_dir()), key=lambda folder: int(folder.name[5:]))
 
 
 def latest(checkpoints: Path) -> State | None:
@@ -84,6 +86,15 @@ def latest(checkpoints: Path) -> State | None:
         if state is not None:
             return state
     return None
+
+
+def _is_there(folder: Path, state: State) -> bool:
+    file = folder / TENSORS
+    try:
+        told = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        return bool(told["sha256"] == file_hash(file)) and _same(open_weights(file), state.tensors)
+    except (OSError, ValueError, AprendizError):
+        return False
 
 
 def read(folder: Path) -> State | None:

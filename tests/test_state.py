@@ -32,6 +32,27 @@ def test_the_last_good_ones_are_kept(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
+def test_the_newest_is_told_by_its_number(tmp_path: Path) -> None:
+    write(tmp_path, state(999_999), keep=1)
+    write(tmp_path, state(1_000_000), keep=1)
+    assert [folder.name for folder in saved(tmp_path)] == ["step-1000000"]
+    found = latest(tmp_path)
+    assert found is not None and found.step == 1_000_000
+
+
+def test_a_step_that_is_saved_is_never_taken_away_to_be_saved_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write(tmp_path, state(7), keep=2)
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert write(tmp_path, state(7), keep=2) == folder and read(folder) is not None
+    (folder / "state.safetensors").write_bytes(b"torn")
+    with pytest.raises(RunError, match="The disk is full"):
+        write(tmp_path, state(7), keep=2)
+
+
 def test_a_save_that_the_disk_does_not_take_leaves_the_one_before_and_nothing_else(tmp_path: Path,
                                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     before = write(tmp_path, state(1), keep=2)
