@@ -76,9 +76,9 @@ class Diffusion(Objective):
         """Weight of each timestep: 1, or Min-SNR (Hang et al. 2023, section 3.4) for the quantity that is predicted."""
         if self.settings.min_snr_gamma is None:
             return torch.ones_like(signal_T)
-        snr_T = signal_T / (1 - signal_T)
-        clamped_T = snr_T.clamp(max=self.settings.min_snr_gamma)
-        return clamped_T / (snr_T + 1) if self.prediction == "v" else clamped_T / snr_T
+        snr_T, gamma = signal_T / (1 - signal_T), self.settings.min_snr_gamma
+        # Where nothing but noise is left the ratio is 0, and noise's own weight 1.
+        return snr_T.clamp(max=gamma) / (snr_T + 1) if self.prediction == "v" else (gamma / snr_T).clamp(max=1)
 
     def corrupt(self, batch: Batch) -> Noisy:
         low, high = self.settings.timestep_min, self.settings.timestep_max
@@ -115,18 +115,26 @@ def objective(base: Base, settings: ObjectiveSettings) -> Objective:
     return RectifiedFlow(base, settings) if base.prediction == "flow" else Diffusion(base, settings)
 
 
+def betas(schedule: dict[str, Any]) -> Tensor:
+    """The noise schedule of a diffusers scheduler config, as those schedulers make it: a float64 beta for every timestep."""
+    count, kind = int(schedule.get("num_train_timesteps", 1000)), schedule.get("beta_schedule", "scaled_linear")
+    start, end = float(schedule.get("beta_start", 0.00085)), float(schedule.get("beta_end", 0.012))
+    if schedule.get("trained_betas") is not None:
+        return torch.tensor(schedule["trained_betas"], dtype=torch.float64)
+    if kind == "linear":
+        return torch.linspace(start, end, count, dtype=torch.float64)
+    if kind == "scaled_linear":
+        return torch.linspace(start**0.5, end**0.5, count, dtype=torch.float64) ** 2
+    from diffusers.schedulers.scheduling_ddim import betas_for_alpha_bar
+    return betas_for_alpha_bar(count).double()
+
+
 def signal_level(schedule: dict[str, Any], zero_terminal_snr: bool) -> Tensor:
     """alpha^2 of every timestep (float64), from a diffusers scheduler config; rescaled to end in pure noise (Lin et al.
 
     2024, algorithm 1).
     """
-    count, start, end = schedule.get("num_train_timesteps", 1000), schedule.get("beta_start", 0.00085), schedule.get("beta_end",
-                                                                                                                     0.012)
-    if schedule.get("beta_schedule", "scaled_linear") == "linear":
-        beta_T = torch.linspace(start, end, count, dtype=torch.float64)
-    else:
-        beta_T = torch.linspace(start**0.5, end**0.5, count, dtype=torch.float64) ** 2
-    signal_T = torch.cumprod(1 - beta_T, 0)
+    signal_T = torch.cumprod(1 - betas(schedule), 0)
     if zero_terminal_snr:
         root_T = signal_T.sqrt()
         signal_T = ((root_T - root_T[-1]) * root_T[0] / (root_T[0] - root_T[-1])) ** 2

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import objectives
+
 if TYPE_CHECKING:
     from .families import Base
 
@@ -71,19 +73,7 @@ def begin(sampler: Any, skipped: int) -> Tensor:
 
 def betas(base: Base) -> Tensor:
     """The base's noise schedule, 1000 betas; brought to (nearly) zero terminal SNR where the base was trained so."""
-    schedule = base.schedule
-    steps = int(schedule.get("num_train_timesteps", 1000))
-    kind = schedule.get("beta_schedule", "scaled_linear")
-    start, end = float(schedule.get("beta_start", 0.00085)), float(schedule.get("beta_end", 0.012))
-    if schedule.get("trained_betas") is not None:
-        found = torch.tensor(schedule["trained_betas"], dtype=torch.float64)
-    elif kind == "linear":
-        found = torch.linspace(start, end, steps, dtype=torch.float64)
-    elif kind == "scaled_linear":
-        found = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
-    else:
-        from diffusers.schedulers.scheduling_ddim import betas_for_alpha_bar
-        found = betas_for_alpha_bar(steps).double()
+    found = objectives.betas(base.schedule)
     return rescale_zero_terminal_snr(found) if base.zero_terminal_snr else found
 
 

@@ -67,6 +67,20 @@ def test_min_snr_weights_the_same_x0_error_alike(prediction: str) -> None:
     assert torch.allclose(as_x0, snr.clamp(max=5.0), rtol=1e-5)
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_min_snr_has_a_weight_where_nothing_but_noise_is_left(prediction: str) -> None:
+    made = Diffusion(base(prediction), ObjectiveSettings(min_snr_gamma=5.0, zero_terminal_snr=True))
+    assert bool(torch.isfinite(made.weight_T).all())
+    assert float(made.weight_T[-1]) == (1 if prediction == "epsilon" else 0)
+
+
+@pytest.mark.parametrize("schedule", [{"beta_schedule": "squaredcos_cap_v2"}, {"trained_betas": [0.001, 0.002, 0.004]}])
+def test_other_noise_schedules_are_diffusers_too(schedule: dict[str, Any]) -> None:
+    from diffusers import DDIMScheduler
+    signal = signal_level({**SCHEDULE, **schedule}, zero_terminal_snr=False)
+    assert torch.allclose(signal.float(), DDIMScheduler(**{**SCHEDULE, **schedule}).alphas_cumprod, atol=1e-6)
+
+
 def test_timesteps_stay_within_their_bounds_and_reach_both() -> None:
     made = objective(base("epsilon"), ObjectiveSettings(timestep_min=3, timestep_max=5))
     seen = made.corrupt(batch(400)).timesteps_B
