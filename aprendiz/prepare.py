@@ -35,6 +35,7 @@ from .optimizers import Optimizer
 if TYPE_CHECKING:
     from .data.folder import Dataset, Picture
     from .families import Base, Family
+    from .methods import Method
     from .processes import Processes
     from .run import Run
     from .settings import DataSettings, Job
@@ -88,7 +89,11 @@ def prepare(job: Job, run: Run, checked: Checked, processes: Processes) -> Lesso
     draws = Draws(job.training.seed)
     side = resolution(job, checked.source, base.family)
     pictures = [p for p in checked.dataset.pictures if not p.validation]
+    if not processes.main:
+        processes.wait()  # until the main process has drawn them
     prior = prior_pictures(job, run, base, pictures, side, device)
+    if processes.main:
+        processes.wait()
     cache = Cache(run.cache)
 
     taught = examples(job, pictures, side, base.family)
@@ -113,7 +118,7 @@ def prepare(job: Job, run: Run, checked: Checked, processes: Processes) -> Lesso
 
     work = work_of(Work(job, base, method, device, live=live), offered, processes, states, encoded)
     fitted = memory.fit(work, run, processes)
-    place(base, device, encoders=live or method.trains_text_encoder, network=True)
+    place(base, device, encoders=encodes(job, method), network=True)
     store = Store(base, cuts, encoded, states, texts.index(""), method.trains_text_encoder, live_encoder(base, job) if live
                   else None, shown)
     plan = Plan(offered[0], job.training.batch_size, draws)
@@ -143,6 +148,11 @@ def work_of(bare: Work, offered: Sequence[Sequence[Example]], processes: Process
     size = max((example.bucket for example in offered[0]), key=lambda bucket: bucket[0] * bucket[1])
     kept = sum(heavy(state) for state in states) + sum(4 * one.mean_CHW.numel() for one in encoded or ())
     return replace(bare, pictures=max(1, pictures // processes.count), size=size, state=max(states, key=heavy), kept=kept)
+
+
+def encodes(job: Job, method: Method) -> bool:
+    """Whether steps need the encoders beside the network."""
+    return job.data.live_crops or method.trains_text_encoder
 
 
 def place(base: Base, device: torch.device, *, encoders: bool, network: bool = False) -> None:

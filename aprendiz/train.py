@@ -24,7 +24,7 @@ from .check import check
 from .lesson import Learned, Lesson
 from .meter import Meter, Note, NotFinite
 from .outcome import draw_samples, finish, save_file
-from .prepare import place, prepare
+from .prepare import encodes, place, prepare
 from .processes import Processes
 from .run import Run, Stopped
 
@@ -84,26 +84,28 @@ def learn(lesson: Lesson) -> Learned:
     snapshot, next_one = copied(lesson, learned)
 
     while learned.step < lesson.steps:
-        wishes = processes.same(",".join(run.commands())).split(",")
-        if "pause" in wishes:
-            wishes = pause(lesson, learned.step)
-            meter.pause()
-        if "stop" in wishes:
-            del snapshot  # of a whole network two are too many
-            save(lesson, learned, learned.state(lesson))
-            run.event("stopped", step=learned.step)
-            raise Stopped(run.name)
-
-        batch = lesson.loader.batch(learned.step, share)
-        loss = tried(lesson, learned, batch)
-        if loss is None:
-            continue
         try:
+            wishes = heard(lesson)
+            if waits(wishes):
+                look(lesson, learned, meter)
+                wishes += pause(lesson, learned.step, wishes)
+                meter.pause()
+            if "stop" in wishes:
+                look(lesson, learned, meter)
+                del snapshot  # of a whole network two are too many
+                save(lesson, learned, learned.state(lesson))
+                run.event("stopped", step=learned.step)
+                raise Stopped(run.name)
+
+            batch = lesson.loader.batch(learned.step, share)
+            loss = tried(lesson, learned, batch)
+            if loss is None:
+                continue
             meter.note(Note(learned.step, learned.step / lesson.loader.plan.batches,
                             lesson.optimizer.torch.param_groups[0]["lr"], loss))
             due = events_due(job, learned.step, lesson.steps, wishes)
             if due or time.monotonic() > next_one:
-                meter.flush()
+                look(lesson, learned, meter)
                 del snapshot
                 snapshot, next_one = copied(lesson, learned)
         except NotFinite as found:
@@ -120,6 +122,24 @@ def learn(lesson: Lesson) -> Learned:
             meter.pause()
     pace.remember(lesson, meter)
     return learned
+
+
+def heard(lesson: Lesson) -> list[str]:
+    """What people wished since they were last asked, in their order; the same in every process."""
+    return lesson.processes.same(",".join(lesson.run.commands())).split(",")
+
+
+def waits(wishes: list[str]) -> bool:
+    """Whether the last word of these is to pause."""
+    last = [wish for wish in wishes if wish in ("pause", "resume", "stop")][-1:]
+    return last == ["pause"] and "stop" not in wishes
+
+
+def look(lesson: Lesson, learned: Learned, meter: Meter) -> None:
+    """See that all is well before it is kept. Raises NotFinite where a loss, or what is trained, is no number."""
+    meter.flush()
+    if not bool(torch.isfinite(torch.linalg.vector_norm(lesson.arena.master))):
+        raise NotFinite(learned.step + 1)
 
 
 def copied(lesson: Lesson, learned: Learned) -> tuple[state.State, float]:
@@ -249,20 +269,21 @@ def validate(lesson: Lesson, learned: Learned) -> None:
     lesson.run.event("validation", step=learned.step, loss=loss)
 
 
-def pause(lesson: Lesson, step: int) -> list[str]:
-    """Free the device until told to resume or stop; what else was wished for."""
+def pause(lesson: Lesson, step: int, wishes: list[str]) -> list[str]:
+    """Free the device until told to resume or stop; what else was wished for meanwhile. wishes: those until now."""
     run, device = lesson.run, lesson.arena.master.device
     run.event("paused", step=step)
     if device.type != "cpu":
+        lesson.loader.forget()
         place(lesson.base, torch.device("cpu"), encoders=True, network=True)
-        torch.cuda.empty_cache()
-    wishes: list[str] = []
-    while not {"resume", "stop"} & set(wishes):
+        devices.release(device)
+    more: list[str] = []
+    while waits([*wishes, *more]):
         time.sleep(0.2)
-        wishes += run.commands()
+        more += heard(lesson)
     if device.type != "cpu":
-        place(lesson.base, device, encoders=lesson.method.trains_text_encoder, network=True)
+        place(lesson.base, device, encoders=encodes(lesson.job, lesson.method), network=True)
         lesson.arena.reattach()
-    if "stop" not in wishes:
+    if "stop" not in more:
         run.event("resumed", step=step)
-    return wishes
+    return more

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lessons import losses, pictures, teach
+from lessons import QUICK, losses, pictures, teach
 from safetensors.torch import load_file, save_file
 
 from aprendiz import devices
@@ -17,7 +19,8 @@ from aprendiz.errors import DeviceError, ModelError, ProblemsError, TrainingErro
 from aprendiz.formats import checkpoint, container
 from aprendiz.optimizers import Optimizer
 from aprendiz.registry import families, methods
-from aprendiz.run import Run
+from aprendiz.run import Run, Stopped
+from aprendiz.settings import Job
 from aprendiz.state import latest
 
 EVERYTHING: dict[str, Any] = {
@@ -115,6 +118,49 @@ def test_a_loss_that_is_no_number_names_step_picture_and_module_and_keeps_the_la
     kept = latest(tmp_path / "aprendiz" / "taught" / "checkpoints")
     assert kept is not None and kept.step >= 1
     assert bool(torch.isfinite(kept.tensors["master"]).all())
+
+
+def test_what_is_no_number_is_never_the_newest_state(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    update = loop.update
+
+    def spoiled(lesson: Any, learned: Any, batch: Any) -> Any:
+        loss = update(lesson, learned, batch)
+        if learned.step == 3:
+            lesson.arena.master[0] = float("nan")  # as a step too large does, whose own loss was fine
+        return loss
+
+    monkeypatch.setattr(loop, "update", spoiled)
+    with pytest.raises(TrainingError, match="The loss of step 4 was no number"):
+        teach(tmp_path, data, stop_at=3, steps=12)
+    kept = latest(tmp_path / "aprendiz" / "taught" / "checkpoints")
+    assert kept is not None and kept.step < 3 and bool(torch.isfinite(kept.tensors["master"]).all())
+
+
+@pytest.mark.parametrize(("told", "events"), [
+    (["pause", "resume"], []),
+    (["pause", "sample", "resume"], ["sample"]),
+    (["sample", "pause", "resume", "pause"], ["paused", "resumed", "sample"]),
+    (["pause", "stop"], ["stopped"]),
+])
+def test_what_is_told_at_once_is_heard_in_its_order(data: Path, tmp_path: Path, told: list[str], events: list[str]) -> None:
+    run = Run.create(tmp_path, Job.read({**QUICK, "rank": 4, "data": str(data), "sampler_steps": 1}), "")
+
+    def speak(event: dict[str, Any]) -> None:
+        if event["event"] == "step" and event["step"] == 1:
+            for command in told:
+                run.tell(command)
+        elif event["event"] == "paused":
+            run.tell("resume")
+
+    run.listeners.append(speak)
+    late = threading.Timer(60, run.tell, ["stop"])  # of a run that would wait for ever
+    late.start()
+    with run.locked(), suppress(Stopped):
+        loop.train(run.job(), run)
+    late.cancel()
+    heard = [event["event"] for event in run.events() if event["event"] in ("paused", "resumed", "stopped")
+             or (event["event"] == "sample" and 0 < event["step"] < 4)]
+    assert heard == events and run.state == ("stopped" if "stop" in told else "finished")
 
 
 def test_what_is_taught_is_learned(data: Path, tmp_path: Path) -> None:

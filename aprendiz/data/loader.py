@@ -135,6 +135,12 @@ class Loader:
         self._next = ((step + 1, part), self._ahead.submit(self._make, step + 1, part))
         return ready
 
+    def forget(self) -> None:
+        """Wait for the batch that is being prepared, and drop it: the base is about to move."""
+        if self._next is not None:
+            self._next[1].exception()
+            self._next = None
+
     def close(self) -> None:
         """Stop preparing."""
         self._ahead.shutdown(wait=True, cancel_futures=True)
