@@ -30,7 +30,7 @@ from .worker.messages import ASIDE, COMMANDS, ENDS, EVENTS, PROTOCOL
 
 __all__ = ["Run", "Stopped", "default_name", "find_runs", "read_events", "write_atomically"]
 
-TAIL = 1 << 16  # bytes from the end of events.jsonl that tell a run's state
+TAIL = 1 << 16  # bytes from the end of events.jsonl that mostly tell a run's state
 
 
 class Stopped(Exception):
@@ -355,8 +355,14 @@ def last_attempts(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _last_events(file: Path) -> list[dict[str, Any]]:
-    start = max(_size(file) - TAIL, 0)
-    return [line for line in read_events(file, start)[0] if "event" in line and isinstance(line.get("attempt"), int)]
+    """The newest events, at least one where there is one: a `failed` with hundreds of problems is longer than TAIL."""
+    size, tail = _size(file), TAIL
+    while True:
+        start = max(size - tail, 0)
+        found = [line for line in read_events(file, start)[0] if "event" in line and isinstance(line.get("attempt"), int)]
+        if found or not start:
+            return found
+        tail *= 2
 
 
 def _now() -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from aprendiz.errors import RunError
+from aprendiz.errors import Problem, RunError
 from aprendiz.files import home, write_atomically
 from aprendiz.locks import FileLock, devices_locked, is_locked
 from aprendiz.run import Run, Stopped, default_name, find_runs, read_events
@@ -198,6 +198,15 @@ def test_the_state_follows_from_events_and_lock(tmp_path: Path) -> None:
     assert seen == ["queued", "running", "paused", "paused", "running", "dead",
                     "queued", "stopped", "queued", "failed", "queued", "finished"]
     assert Run.open(run.folder).attempt == 4
+
+
+def test_a_run_that_failed_of_many_problems_has_failed(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, job(), "a")
+    with run.locked():
+        run.event("failed", problems=[Problem("{file} is broken.", {"file": "picture" * 40}, f"{i}.png") for i in range(250)])
+    assert (run.folder / "events.jsonl").stat().st_size > 1 << 17
+    assert run.state == "failed"
+    assert Run.open(run.folder).attempt == 1
 
 
 # Commands
