@@ -144,6 +144,35 @@ def test_a_run_pauses_while_the_host_draws_and_goes_on_when_it_is_quiet(run: Run
     assert model.open
 
 
+def test_a_run_told_to_pause_before_its_first_step_is_not_waited_for_and_goes_on_later(
+        run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(card, "QUIET", 3600.0)
+    waited: list[bool] = []
+    monkeypatch.setattr(card, "_wait_while", lambda busy: waited.append(busy()))
+    model = Model(10 << 30, 4 << 30)
+    both = Card(model, lambda: [Run.open(run.folder)])
+    with run.locked():
+        run.event("caching", what="pictures", done=1, total=9)
+        both.before_run(run)
+        both.before_drawing()
+        assert (run.commands(), waited[-1]) == (["pause"], False)
+        both.go_on()  # the host is quiet, and the run still caches
+        assert model.moves == ["left", "back"]
+        run.event("step", step=1)
+        run.event("paused", step=1)
+        both.go_on()
+        assert (run.commands(), model.moves) == (["resume"], ["left", "back", "left"])
+        run.event("resumed", step=1)
+        both.before_drawing()
+        assert (run.commands(), waited[-1]) == (["pause"], True)  # it is at its steps now
+        run.event("paused", step=2)
+        run.event("resumed", step=2)  # by the person
+        both.go_on()
+        run.event("paused", step=3)  # by the person, too
+        both.go_on()
+        assert run.commands() == []
+
+
 def test_a_run_on_another_device_is_none_of_the_cards_business(run: Run, tmp_path: Path) -> None:
     other = Run.create(tmp_path, Job.read({"data": str(tmp_path), "device": "cuda:1", "name": "other"}), "digest")
     model = Model(10, 5)

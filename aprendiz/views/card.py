@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from ..run import Run
+from ..run import Run, read_events
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Card:
     model: HostModel
     busy: Callable[[], list[Run]]
     _away: bool = False
-    _asked: list[Run] = field(default_factory=list)
+    _asked: dict[Run, int] = field(default_factory=dict)  # and how long its events were then, in bytes
     _clock: threading.Timer | None = None
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -92,11 +92,15 @@ class Card:
             self._stop_clock()
             if not self._away:
                 return self._start_clock()
+            self._forget()
+            asked = {run.folder for run in self._asked}
             for run in self.busy():
-                if on_card(run, self.model.place()) and run.state == "running":
+                if run.folder not in asked and on_card(run, self.model.place()) and run.state == "running":
+                    self._asked[run] = _events(run).stat().st_size
                     run.tell("pause")
-                    self._asked.append(run)
-            _wait_while(lambda: any(run.state == "running" for run in self._asked))
+            # One that still encodes pauses at its first step, which may be minutes away.
+            learning = [run for run in self._asked if _learning(run)]
+            _wait_while(lambda: any(run.state == "running" for run in learning))
             self.model.come_back()
             self._away = False
             self._start_clock()
@@ -106,13 +110,20 @@ class Card:
         with self._lock:
             if self.model.drawing():
                 return self._start_clock()
+            self._forget()
             paused = [run for run in self._asked if run.state == "paused"]
-            self._asked.clear()
             if paused:
                 self.model.leave()
                 self._away = True
             for run in paused:
                 run.tell("resume")
+                del self._asked[run]
+            self._start_clock()
+
+    def _forget(self) -> None:
+        """Let go of the runs that ended, and of those that heard and run again: a person told them to."""
+        self._asked = {run: since for run, since in self._asked.items()
+                       if run.state == "paused" or (run.state == "running" and not _heard(run, since))}
 
     def _start_clock(self) -> None:
         if self._asked:
@@ -131,6 +142,20 @@ def _wait_while(busy: Callable[[], bool]) -> None:
     until = time.monotonic() + PATIENCE
     while busy() and time.monotonic() < until:
         time.sleep(0.1)
+
+
+def _events(run: Run) -> Path:
+    return run.folder / "events.jsonl"
+
+
+def _learning(run: Run) -> bool:
+    """Whether a run's present attempt has done a step."""
+    return any(event.get("event") == "step" and event.get("attempt") == run.attempt for event in read_events(_events(run))[0])
+
+
+def _heard(run: Run, since: int) -> bool:
+    """Whether a run has paused, or was begun anew and knows nothing of it."""
+    return any(event.get("event") in ("paused", "queued") for event in read_events(_events(run), since)[0])
 
 
 CARDS: dict[str, Card] = {}  # of hosts that execute their own scripts anew within one process
