@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import boards, devices, foresight, optimizers, registry, room
@@ -12,14 +13,19 @@ from .data.prior import prompts_from
 from .errors import AprendizError, Problem
 from .formats import checkpoint, loading
 from .prepare import Checked, bucket_step, prior_settings, resolution, told
+from .run import Run, read_events
 
 if TYPE_CHECKING:
+    from .data.folder import Dataset
     from .families import Family, Source
     from .settings import Job
 
 
-def check(job: Job, output: Any) -> Checked:
-    """Everything that can be known of a job without opening a model: the base's header, the settings together, every picture."""
+def check(job: Job, output: Path) -> Checked:
+    """Everything that can be known of a job without opening a model: the base's header, the settings together, every picture.
+
+    output: the run's folder, or where one is to be.
+    """
     found = Checked()
 
     def attempt(step: Any) -> None:
@@ -44,7 +50,7 @@ def check(job: Job, output: Any) -> Checked:
         found.report = preflight(job, found.dataset, output=output, resolution=resolution(job, found.source, found.family),
                                  bucket_step=bucket_step(job, found.family),
                                  facts=Facts(count_tokens=token_counter(job, found.family)))
-        found.problems += found.report.problems
+        found.problems += [*found.report.problems, *changed(output, found.dataset)]
 
     def sizes() -> None:
         if not job.data.resize and found.source and found.family and found.dataset:
@@ -69,6 +75,16 @@ def check(job: Job, output: Any) -> Checked:
     attempt(sizes)
     attempt(prior)
     return found
+
+
+def changed(folder: Path, dataset: Dataset) -> list[Problem]:
+    """That a run which goes on has other pictures than it began with; nothing where the folder is none of a run."""
+    run = Run(folder)
+    began = next((event.get("dataset") for event in read_events(run.folder / "events.jsonl")[0]), None)
+    if began is None or began == dataset.digest or run.step == 0:
+        return []
+    return [Problem("The pictures or captions are not those that this run began with, and what it learned so far is of those. "
+                    "Start a new run to teach the present ones from the beginning.", {}, "data.path", warning=True)]
 
 
 def fits(job: Job, family: Family, source: Source) -> list[Problem]:

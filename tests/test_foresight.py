@@ -13,8 +13,10 @@ from PIL import Image
 
 from aprendiz import devices, foresight, speeds
 from aprendiz.check import check
+from aprendiz.data.folder import scan
 from aprendiz.estimate import Work
 from aprendiz.formats.weights import Weights
+from aprendiz.run import Run
 from aprendiz.settings import Job
 from aprendiz.speeds import Speed
 
@@ -48,6 +50,26 @@ def test_what_is_more_than_is_free_is_said(tmp_path: Path, monkeypatch: pytest.M
     assert told.fitted and told.needed is not None and told.wanted is not None
     assert told.wanted > told.needed > 1_000_000
     assert "That is more than is free. Lower resolution, batch size or rank, or close other programs." in told.lines()
+
+
+def test_going_on_with_other_pictures_or_captions_is_said(tmp_path: Path) -> None:
+    data = pictures(tmp_path / "red")
+    job = Job.read({"data": str(data), "steps": 4, "name": "taught"})
+    run = Run.create(tmp_path, job, scan(job.data).digest)
+
+    def told() -> list[str]:
+        return [str(problem) for problem in check(job, run.folder).problems if "this run began with" in str(problem)]
+
+    (run.checkpoints / "step-00002").mkdir(parents=True)
+    assert told() == []
+    (data / "0.txt").write_text("a red square, larger", encoding="utf-8")
+    assert told() == ["The pictures or captions are not those that this run began with, and what it learned so far is of those. "
+                      "Start a new run to teach the present ones from the beginning."]
+    (run.checkpoints / "step-00002").rmdir()
+    assert told() == []  # it has learned nothing yet
+    (run.checkpoints / "step-00002").mkdir(parents=True)
+    (run.folder / "events.jsonl").write_text('{"attempt": 0, "event": "queued"}\n', encoding="utf-8")
+    assert told() == []  # nobody knows what it began with
 
 
 def test_of_pictures_that_keep_their_size_those_too_large_for_the_memory_are_named(
