@@ -100,12 +100,24 @@ def card_gb() -> float:
     return 0.0 if device.type == "cpu" else float(memory.get_total_memory(device)) / 2**30
 
 
+def place() -> str:
+    """What ComfyUI draws with: cuda, mps, xpu or cpu."""
+    import comfy.model_management as memory
+    return str(memory.get_torch_device().type)
+
+
 def free_models() -> None:
-    """Unload what ComfyUI holds on the card; it loads again by itself when it is next asked for."""
+    """Unload what ComfyUI holds on the card; it loads again by itself when it is next asked for. For the queue's own thread."""
     import comfy.model_management as memory
     memory.unload_all_models()
     gc.collect()
     memory.soft_empty_cache()
+
+
+def free_models_soon() -> None:
+    """The same for other threads: the queue does it itself, at once or after the prompt that it draws."""
+    from server import PromptServer
+    PromptServer.instance.prompt_queue.set_flag("unload_models", True)
 
 
 def interrupted() -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 from ..aprendiz.errors import AprendizError
 from ..aprendiz.run import Run
 from ..aprendiz.views import results
+from ..aprendiz.views.card import on_card
 from ..aprendiz.views.comfy_nodes import FOLDERS
 from ..aprendiz.views.status import check_end
 from ..aprendiz.worker.client import Worker, follow, start
@@ -84,7 +85,8 @@ _TAKING = threading.Lock()
 def take_up(run: Run, host: Any, node: str | None, keep_running: bool) -> Watch:
     """Train a run, or follow it where somebody does already; a worker that was told to stop is waited for.
 
-    Raises RunError, and ComfyUI's exception where the queue is interrupted meanwhile.
+    node: the one that the queue is at; None from the page, beside the queue. Raises RunError, and ComfyUI's exception where the
+    queue is interrupted meanwhile.
     """
     known = WATCHES.get(run.folder)
     if known is not None and not known.over and run.folder in _STOPPING:
@@ -96,7 +98,11 @@ def take_up(run: Run, host: Any, node: str | None, keep_running: bool) -> Watch:
             _STOPPING.discard(run.folder)
             worker = None
             if not run.is_locked:
-                host.free_models()
+                if on_card(run, host.place()):
+                    if node is None:
+                        host.free_models_soon()
+                    else:
+                        host.free_models()
                 worker = start(run, keep_running=keep_running)
             known = WATCHES[run.folder] = Watch(run, worker, host, node)
     return known

@@ -32,16 +32,25 @@ class Host:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.sent: list[tuple[str, dict[str, Any]]] = []
-        self.freed = 0
+        self.freed: list[str] = []
+        self.drawn_with = "cpu"
         self.stopping = False
 
     def place_for(self, kind: str) -> Path:
         """Where files of a kind are put."""
         return self.folder / kind
 
+    def place(self) -> str:
+        """What it draws with."""
+        return self.drawn_with
+
     def free_models(self) -> None:
-        """Counts."""
-        self.freed += 1
+        """Keeps."""
+        self.freed.append("now")
+
+    def free_models_soon(self) -> None:
+        """Keeps."""
+        self.freed.append("soon")
 
     def send(self, name: str, values: dict[str, Any]) -> None:
         """Keeps."""

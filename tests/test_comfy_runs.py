@@ -44,7 +44,7 @@ def test_an_interrupted_node_leaves_at_once_and_the_same_graph_goes_on(tmp_path:
 
     with pytest.raises(Interrupted):
         runs.attend(watch, host, show)
-    assert watch.wait(60) and run.state == "stopped" and host.freed == 1
+    assert watch.wait(60) and run.state == "stopped" and host.freed == ["now"]
     assert seen.index("step") > seen.index("ready")
     assert [name for name, _ in host.sent] == ["run", "end"] and host.sent[1][1]["state"] == "stopped"
     done = run.step
@@ -57,6 +57,20 @@ def test_an_interrupted_node_leaves_at_once_and_the_same_graph_goes_on(tmp_path:
     assert again.wait(60)
     with pytest.raises(errors.RunError, match="stopped after step"):
         runs.check_end(run.name, again.last)
+
+
+@pytest.mark.parametrize(("node", "device", "freed"), [("9", "auto", ["now"]), (None, "auto", ["soon"]), (None, "cuda", ["soon"]),
+                                                       ("9", "cpu", []), (None, "cpu", []), (None, "cuda:1", [])])
+def test_the_hosts_models_leave_its_card_for_a_run_on_it_and_never_below_a_prompt(
+        node: str | None, device: str, freed: list[str], tmp_path: Path, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_started(run: Any, keep_running: bool) -> None:
+        raise errors.RunError("It is not started.")
+
+    monkeypatch.setattr(runs, "start", not_started)
+    host.drawn_with = "cuda"
+    with pytest.raises(errors.RunError, match="not started"):
+        runs.take_up(small_run(tmp_path, steps=1, device=device), host, node, False)
+    assert host.freed == freed
 
 
 def test_a_worker_that_is_killed_is_told_of_on_the_node(tmp_path: Path, host: Host, user_folder: Path,
