@@ -96,6 +96,29 @@ def test_the_oldest_go_when_the_folder_grows_past_its_bound(base: Base, tmp_path
     assert list((tmp_path / "cache").glob("*/*.safetensors")) == [newest]
 
 
+def test_what_was_read_holds_no_file_that_another_run_may_replace(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    cache.put("ab" * 20, {"mean": torch.arange(4096.0)})
+    tensors = cache.get("ab" * 20)
+    assert tensors is not None
+    file = next(tmp_path.glob("*/*.safetensors"))
+    with file.open("r+b") as opened:
+        opened.write(bytes(file.stat().st_size))
+    assert torch.equal(tensors["mean"], torch.arange(4096.0))
+
+
+def test_files_that_another_run_removes_or_holds_are_no_trouble(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, size_gb=1e-6)
+    for i in range(3):
+        cache.put(f"{i}" * 40, {"mean": torch.zeros(200)})
+    (tmp_path / "00" / "gone.safetensors").symlink_to(tmp_path / "nowhere")
+    held = tmp_path / "00" / "held.safetensors"
+    held.mkdir()  # as little to be removed as an open file on Windows
+    os.utime(held, (0, 0))
+    cache.trim()
+    assert held.is_dir() and len([file for file in tmp_path.glob("*/*.safetensors") if file.is_file()]) <= 1
+
+
 def test_masks_weigh_latent_pixels_by_their_area(base: Base, tmp_path: Path) -> None:
     from PIL import Image
     folder = pictures(tmp_path / "red", 1, (64, 64))

@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from ..families import PictureSize, Tensors
@@ -71,7 +72,7 @@ class Cache:
         if self.folder is None or not (file := self._file(key)).is_file():
             return None
         try:
-            tensors = load_file(file)
+            tensors = load(file.read_bytes())  # not mapped: Windows lets nobody replace or remove a file that is
             os.utime(file)
         except Exception as broken:  # safetensors raises its own Rust errors; a file that does not read is simply made again
             if not isinstance(broken, OSError) and type(broken).__module__.split(".")[0] not in ("safetensors",
@@ -96,13 +97,18 @@ class Cache:
         """Let the files that were used longest ago go until the folder is within its bound."""
         if self.folder is None or not self.folder.is_dir():
             return
-        files = [(file.stat().st_mtime, file.stat().st_size, file) for file in self.folder.glob("*/*.safetensors")]
+        files = []
+        for file in self.folder.glob("*/*.safetensors"):
+            with suppress(OSError):  # another run has just trimmed it
+                stat = file.stat()
+                files.append((stat.st_mtime, stat.st_size, file))
         total = sum(size for _, size, _ in files)
         for _, size, file in sorted(files, key=lambda entry: entry[0]):
             if total <= self.size_gb * 1e9:
                 return
-            file.unlink(missing_ok=True)
-            total -= size
+            with suppress(OSError):  # another run is reading it, which Windows heeds; it goes another time
+                file.unlink(missing_ok=True)
+                total -= size
 
 
 def key_of(*parts: object) -> str:
