@@ -7,6 +7,7 @@ that it began with. PyTorch itself is never installed. Other programs that run t
 it returns at once unless `launch`, the WebUI's own, can be imported. By hand: `python install.py --now`. Standard library only.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -18,7 +19,7 @@ import time
 from pathlib import Path
 
 OVERLAY = Path(__file__).resolve().parent / "overlay"
-OLD = 7 * 24 * 3600  # seconds after which a set that is no longer wanted is removed; no worker is that old
+OLD = 7 * 24 * 3600  # seconds after which a set that is no longer used is removed; no worker is that old
 # The newest versions that were tried with each PyTorch, from that one on; whole, because nothing else is installed with them.
 SETS = {
     (2, 1): ("accelerate==1.15.0", "diffusers==0.35.2", "huggingface_hub==0.36.2", "importlib_metadata==9.0.1", "peft==0.21.2",
@@ -50,25 +51,29 @@ def main(arguments):
 
 def install():
     """Fill the overlay's folder for this Python and this PyTorch, unless it is there."""
-    packages = wanted(torch_version(), missing())
+    torch = torch_version()
+    packages = wanted(torch, missing())
     python = "{}.{}".format(*sys.version_info[:2])
     name = hashlib.sha256("\n".join([python, sys.platform, *packages]).encode()).hexdigest()[:12]
     folder = OVERLAY / name
-    clear(keep=folder)
     if (folder / f"complete-{python}").is_file():
-        return
+        with contextlib.suppress(OSError):  # where only somebody else may write
+            os.utime(folder / f"complete-{python}")  # it is in use, and the one that this host wants
+        return clear(keep=folder)
     print(f"Aprendiz: installing {len(packages)} packages into {folder}, for its own use; the host's stay as they are.",
           flush=True)
     building = OVERLAY / f".{name}.{os.getpid()}.tmp"
     building.mkdir(parents=True, exist_ok=True)
     try:
         pip(building, packages)
-        (building / f"complete-{python}").write_text("\n".join(packages) + "\n", encoding="utf-8")
+        told = ["# torch {}.{}".format(*fitting(torch)), *packages]
+        (building / f"complete-{python}").write_text("\n".join(told) + "\n", encoding="utf-8")
         if folder.exists() and not (folder / f"complete-{python}").is_file():
             shutil.rmtree(folder, ignore_errors=True)
         move(building, folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+    clear(keep=folder)  # not before: offline an old set is better than none
     print("Aprendiz: ready.", flush=True)
 
 
@@ -99,9 +104,14 @@ def there(name):
 
 def wanted(torch, lacking):
     """The packages for a version of PyTorch. Raises Failed where there is no set for it."""
+    return [*SETS[fitting(torch)], *lacking]
+
+
+def fitting(torch):
+    """The version of PyTorch that the set for this one begins with. Raises Failed where there is no set for it."""
     if torch < min(SETS):
         raise Failed("PyTorch {}.{} is too old for training; 2.1 is the oldest that works. Update the WebUI.".format(*torch))
-    return [*SETS[max(known for known in SETS if known <= torch)], *lacking]
+    return max(known for known in SETS if known <= torch)
 
 
 def pip(folder, packages):
@@ -134,9 +144,9 @@ def move(building, folder):
 
 
 def clear(keep):
-    """Remove what broken-off installs left, and old sets that no running worker can still hold."""
+    """Remove what broken-off installs left, and old sets that no running worker can still hold: each marks its set as used."""
     for folder in OVERLAY.glob("*") if OVERLAY.is_dir() else ():
-        age = time.time() - folder.stat().st_mtime
+        age = time.time() - max(path.stat().st_mtime for path in (folder, *folder.glob("complete-*")))
         if folder != keep and age > (3600 if folder.name.endswith(".tmp") else OLD):
             shutil.rmtree(folder, ignore_errors=True)
 

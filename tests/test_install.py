@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -89,7 +90,8 @@ def test_the_packages_go_into_a_folder_of_their_own_once_and_the_host_keeps_its_
     assert done.returncode == 0, done.stderr
     assert "the host's stay as they are" in done.stdout
     folder, = installed(extension)
-    assert (folder / MARK).read_text(encoding="utf-8").split() == MINE
+    told = (folder / MARK).read_text(encoding="utf-8").splitlines()
+    assert told == ["# torch {}.{}".format(*INSTALL.fitting(INSTALL.torch_version())), *MINE]
     asked = "import sys; sys.path.insert(0, sys.argv[1]); import diffusers; print(diffusers.__version__)"
     seen = subprocess.run([sys.executable, "-c", asked, str(folder)], capture_output=True, text=True, check=True).stdout.strip()
     assert f"diffusers=={seen}" in MINE
@@ -153,6 +155,34 @@ def test_an_update_leaves_the_set_that_a_worker_may_hold(extension: Path) -> Non
     assert before in installed(extension) and len(installed(extension)) == 2
 
 
+def aged(folder: Path, days: float) -> None:
+    """A set as it is so many days after it was installed or used."""
+    for path in (folder / MARK, folder):
+        stamp = time.time() - days * 24 * 3600
+        os.utime(path, (stamp, stamp))
+
+
+def test_a_set_that_is_used_stays_and_one_that_is_not_goes_once_the_new_one_is_there(extension: Path) -> None:
+    assert run(extension).returncode == 0
+    before, = installed(extension)
+    aged(before, 30)
+    assert run(extension, wheels="nowhere").returncode == 0  # a start of the host
+    assert time.time() - (before / MARK).stat().st_mtime < 3600
+    program = extension / "install.py"
+    older = next(package for package in MINE if package.startswith("zipp=="))
+    program.write_text(program.read_text(encoding="utf-8").replace(older, "zipp==0.0.1"), encoding="utf-8")
+    aged(before, 30)
+    assert run(extension).returncode == 1  # an update without a connection
+    assert installed(extension) == [before]
+    wheel(extension.parent.parent / "wheels", "zipp", "0.0.1")
+    os.utime(before / MARK)  # a worker began with it
+    assert run(extension).returncode == 0
+    assert before in installed(extension) and len(installed(extension)) == 2
+    aged(before, 30)
+    assert run(extension).returncode == 0
+    assert before not in installed(extension) and len(installed(extension)) == 1
+
+
 def test_the_set_follows_the_hosts_torch_and_one_too_old_is_refused(answers: Answers) -> None:
     assert INSTALL.wanted((2, 1), []) == list(INSTALL.SETS[(2, 1)]) == INSTALL.wanted((2, 2), [])
     assert INSTALL.wanted((2, 3), ["psutil"]) == [*INSTALL.SETS[(2, 3)], "psutil"]
@@ -173,7 +203,8 @@ def test_no_set_moves_what_hosts_pin_beside_the_five_that_the_worker_needs() -> 
     assert tested <= set(INSTALL.SETS[(2, 1)]), "the set for torch 2.1 is the one that the tests run on"
 
 
-def test_a_worker_sees_the_newest_finished_set_of_its_own_python_first(tmp_path: Path) -> None:
+def overlay(tmp_path: Path, *sets: tuple[str, str, int, str]) -> Callable[..., list[str]]:
+    """Sets (folder, mark, its age in seconds, what it says), and what asks a worker for the first two folders on its path."""
     package = tmp_path / "aprendiz"
     (package / "worker").mkdir(parents=True)
     for name in ("__init__.py", "worker/__init__.py"):
@@ -182,10 +213,10 @@ def test_a_worker_sees_the_newest_finished_set_of_its_own_python_first(tmp_path:
     head, _, _ = text.partition("\nimport io\n")
     told = "\nimport json\nprint(json.dumps(sys.path[:2]))\n"
     (package / "worker" / "__main__.py").write_text(head + told, encoding="utf-8")
-    for name, mark, age in (("old", MARK, 100), ("new", MARK, 10), ("unfinished", "half", 0), ("foreign", "complete-3.1", 0)):
+    for name, mark, age, said in sets:
         folder = tmp_path / "overlay" / name
         folder.mkdir(parents=True)
-        (folder / mark).write_text("", encoding="utf-8")
+        (folder / mark).write_text(said, encoding="utf-8")
         stamp = (folder / mark).stat().st_mtime - age
         os.utime(folder / mark, (stamp, stamp))
 
@@ -194,6 +225,21 @@ def test_a_worker_sees_the_newest_finished_set_of_its_own_python_first(tmp_path:
         done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **environment})
         return [Path(path).name for path in json.loads(done.stdout)]
 
+    return first
+
+
+def test_a_worker_sees_the_newest_finished_set_of_its_own_python_first(tmp_path: Path) -> None:
+    first = overlay(tmp_path, ("old", MARK, 100, ""), ("new", MARK, 10, ""), ("unfinished", "half", 0, ""),
+                    ("foreign", "complete-3.1", 0, ""))
     assert first() == ["new", tmp_path.name]
     assert first(APRENDIZ_OVERLAY="")[0] == tmp_path.name
     assert first(APRENDIZ_OVERLAY=str(tmp_path / "overlay" / "old"))[0] == "old"
+
+
+def test_a_worker_takes_the_set_that_fits_its_torch_and_marks_that_it_uses_it(tmp_path: Path) -> None:
+    first = overlay(tmp_path, ("plain", MARK, 0, "zipp==1\n"), ("later", MARK, 10, "# torch 99.0\n"),
+                    ("lower", MARK, 20, "# torch 2.0\n"), ("mine", MARK, 3000, "# torch 2.1\nzipp==1\n"),
+                    ("mine before", MARK, 4000, "# torch 2.1\n"))
+    assert first()[0] == "mine"
+    assert time.time() - (tmp_path / "overlay" / "mine" / MARK).stat().st_mtime < 60
+    assert time.time() - (tmp_path / "overlay" / "mine before" / MARK).stat().st_mtime > 3000

@@ -9,8 +9,28 @@ Exit codes: 0 finished, 1 failed in a way that a person can mend, 3 our bug, 130
 
 import os
 import sys
+from contextlib import suppress
 
 if not __package__:
+    def _numbers(text: str) -> tuple[int, ...]:
+        return tuple(int(part) for part in text.strip().split("+")[0].split(".")[:2] if part.isdigit())
+
+    def _chosen(marks: list[str]) -> str:
+        """Of the sets that are finished for this Python the one for its PyTorch, of these the one last used; marked as used."""
+        if len(marks) > 1:
+            from importlib.metadata import PackageNotFoundError, version
+            made = {}
+            for mark in marks:
+                with open(mark, encoding="utf-8") as opened:
+                    made[mark] = _numbers(opened.readline().partition("# torch ")[2])
+            with suppress(PackageNotFoundError):
+                ours = _numbers(version("torch"))
+                marks = sorted((mark for mark in marks if made[mark] <= ours), key=made.__getitem__) or marks
+        for mark in marks[-1:]:
+            with suppress(OSError):  # where only somebody else may write
+                os.utime(mark)
+        return os.path.dirname(marks[-1]) if marks else ""
+
     # Started by path: this folder (which holds `messages` and `client`) makes way for the one that holds the package. A Python
     # with a ._pth file, or with -I, has neither.
     _here = os.path.dirname(os.path.abspath(__file__))
@@ -18,10 +38,9 @@ if not __package__:
     sys.path[:] = [_root, *(path for path in sys.path if os.path.abspath(path or ".") != _here)]
     _overlay = os.environ.get("APRENDIZ_OVERLAY", os.path.join(_root, "overlay"))
     if "APRENDIZ_OVERLAY" not in os.environ:
-        # The newest that is finished for this Python.
         _folders = [os.path.join(_overlay, name) for name in os.listdir(_overlay)] if os.path.isdir(_overlay) else []
         _marks = [os.path.join(folder, "complete-{}.{}".format(*sys.version_info[:2])) for folder in _folders]
-        _overlay = os.path.dirname(max(filter(os.path.isfile, _marks), key=os.path.getmtime, default=""))
+        _overlay = _chosen(sorted(filter(os.path.isfile, _marks), key=os.path.getmtime))
     sys.path[:0] = [_overlay] if _overlay else []
     import runpy
     _command = sys.argv[1:2] == ["--command"]
