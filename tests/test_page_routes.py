@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from aprendiz.data.bench import Change
 from aprendiz.errors import AprendizError, ProblemsError, RunError
 from aprendiz.run import Run
 from aprendiz.settings import SECTIONS, Job
@@ -175,6 +176,13 @@ def test_a_change_of_all_captions_is_one_request_and_can_be_taken_back(routes: R
     assert post(routes, "unedit", {"values": values, "id": front["id"]}).status == 400
     nothing = told(post(routes, "edit", {"values": values, "kind": "replace", "find": " "}), 400)["problems"][0]["text"]
     answers("page: replace nothing in all captions", nothing)
+
+
+@pytest.mark.parametrize(("caption", "lacks"), [("a woman, old", True), ("Man on a wall", False), ("a man's hat", False),
+                                                ("", True)])
+def test_words_are_put_in_where_they_lack_as_words_of_their_own(caption: str, lacks: bool) -> None:
+    assert Change("front", "man").of(caption) == (", ".join(filter(None, ["man", caption])) if lacks else caption)
+    assert Change("end", "man").of(caption) == (", ".join(filter(None, [caption, "man"])) if lacks else caption)
 
 
 # Runs

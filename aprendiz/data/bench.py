@@ -39,7 +39,7 @@ class Change:
             return caption.replace(self.find, self.by)
         parts = split(caption)
         if self.kind in ("front", "end"):
-            if self.find in caption:
+            if captions.has_words(caption, self.find):
                 return caption
             return ", ".join([self.find, *parts] if self.kind == "front" else [*parts, self.find])
         if self.find not in parts:

@@ -161,11 +161,14 @@ def _metadata_line(line: str, name: str, number: int) -> list[Told]:
 
 def with_trigger(caption: str, trigger: str | None) -> str:
     """The caption with the trigger word in front, unless it is somewhere in it as a word of its own, in any case."""
-    if not trigger:
-        return caption
-    if re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", caption, re.IGNORECASE):
+    if not trigger or has_words(caption, trigger):
         return caption
     return f"{trigger}, {caption}" if caption else trigger
+
+
+def has_words(caption: str, words: str) -> bool:
+    """Whether words are somewhere in a caption, not within others ('man' is not in 'woman'), in any case."""
+    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", caption, re.IGNORECASE) is not None
 
 
 def fill(template: str, values: Mapping[str, str | None]) -> str:
