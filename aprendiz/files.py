@@ -75,12 +75,12 @@ def write_json(file: Path, value: Any) -> None:
 
 
 def move_into_place(temporary: Path, file: Path) -> None:
-    """Rename, replacing an older file; tried again for some seconds where somebody holds it. Raises OSError."""
+    """Rename a file, replacing an older one, or a folder; tried again for seconds where somebody holds it. Raises OSError."""
     until = time.monotonic() + PATIENCE
     while True:
         try:
             return os.replace(temporary, file)
         except PermissionError:
-            if time.monotonic() > until:
+            if time.monotonic() > until or file.is_dir():  # no folder is ever replaced, which Windows says in these words, too
                 raise
             time.sleep(0.05)

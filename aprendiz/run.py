@@ -23,7 +23,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from .errors import Problem, RunError
-from .files import disk_errors, home, write_atomically, write_json
+from .files import disk_errors, home, move_into_place, write_atomically, write_json
 from .locks import PROBE, FileLock, devices_locked, is_locked
 from .settings import Job, plain_name
 from .worker.messages import ASIDE, COMMANDS, ENDS, EVENTS, PROTOCOL
@@ -421,7 +421,7 @@ def _make_folder(folder: Path, job: Job, identity: str, dataset: str) -> list[Pa
             building.mkdir(parents=True)
             write_json(building / "job.json", job.with_values(output={"name": folder.name}).values())
             Run(building).event("queued", job=identity, dataset=dataset)
-            building.rename(folder)
+            move_into_place(building, folder)
             return missing
         except BaseException as error:
             shutil.rmtree(building, ignore_errors=True)

@@ -6,6 +6,7 @@ at the end of the run. A test that needs a host fails by name where the host is 
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import os
 import shutil
@@ -65,6 +66,24 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", at_home)
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse the first rename of everything, as Windows does while a virus scanner looks into it."""
+    seen: set[str] = set()
+
+    def refusing(move: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+        def tried(source: Any, target: Any) -> None:
+            if str(source) not in seen:
+                seen.add(str(source))
+                raise PermissionError(errno.EACCES, "Access is denied")
+            move(source, target)
+
+        return tried
+
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
 
 
 @pytest.fixture

@@ -123,6 +123,10 @@ def test_a_second_folder_gets_a_number_and_the_first_stays(run: Path, tmp_path: 
     assert share(run / "vases.safetensors", tmp_path / "there") == tmp_path / "there"
 
 
+def test_the_folder_is_made_where_somebody_holds_it_for_a_moment(run: Path, held: None) -> None:
+    assert share(run) == run / "share" and (run / "share" / "README.md").is_file()
+
+
 def test_a_run_without_a_result_and_an_unknown_level_are_answered(run: Path, tmp_path: Path, answers: Note) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunError, match="holds no result yet") as caught:

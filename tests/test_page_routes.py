@@ -274,6 +274,12 @@ def test_a_run_that_nobody_trains_is_told_nothing_and_can_be_deleted(routes: Rou
     assert told(get(routes, "runs/one/events"), 400)["problems"][0]["text"] == "There is no run one here."
 
 
+def test_a_run_is_deleted_where_somebody_looks_into_it(routes: Routes, tmp_path: Path, data: Path, held: None) -> None:
+    run = made(tmp_path, data)
+    assert told(post(routes, "runs/one/delete", {})) == {"ok": True}
+    assert not run.folder.exists()
+
+
 def test_a_run_that_is_trained_is_not_deleted_and_hears_what_it_is_told(routes: Routes, tmp_path: Path, data: Path,
                                                                         answers: Answers) -> None:
     run = made(tmp_path, data)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from aprendiz import files
 from aprendiz.errors import Problem, RunError
 from aprendiz.files import home, write_atomically
 from aprendiz.locks import FileLock, devices_locked, is_locked
@@ -355,6 +356,25 @@ def test_a_rename_is_tried_again_while_somebody_holds_the_file(tmp_path: Path, m
     monkeypatch.setattr(os, "replace", held_twice)
     write_atomically(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"new" and len(tries) == 3
+
+
+def test_a_runs_folder_is_made_where_somebody_holds_it_for_a_moment(tmp_path: Path, held: None) -> None:
+    run = Run.create(tmp_path, job(), "a")
+    assert run.name == "mara-lora" and run.state == "queued"
+
+
+def test_a_folder_is_not_waited_for_where_another_is_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(source: Path, target: Path) -> None:  # as Windows does, which replaces no folder
+        raise PermissionError(errno.EACCES, "Access is denied")
+
+    def waited(seconds: float) -> None:
+        raise AssertionError("it was waited for")
+
+    monkeypatch.setattr(os, "replace", refused)
+    monkeypatch.setattr(files.time, "sleep", waited)
+    (tmp_path / "there").mkdir()
+    with pytest.raises(PermissionError):
+        files.move_into_place(tmp_path / "new", tmp_path / "there")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a umask is POSIX's")

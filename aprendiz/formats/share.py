@@ -22,7 +22,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import RunError, SettingsError
-from ..files import temporary_name
+from ..files import move_into_place, temporary_name
 from ..texts import say
 from . import container, graph, metadata, recognise
 from .inspect import Inspection, inspect
@@ -96,7 +96,7 @@ def share(run: Path, out: Path | None = None, level: str = "public") -> Path:
         if planned.sidecar is not None:
             write_whole(part / f"{planned.name}.json", planned.sidecar)
         write_whole(part / "README.md", planned.card.encode("utf-8"))
-        part.rename(planned.folder)
+        move_into_place(part, planned.folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise

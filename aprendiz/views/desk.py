@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import AprendizError, Problem, ProblemsError, RunError
-from ..files import disk_errors
+from ..files import disk_errors, move_into_place
 from ..knobs import knobs, read
 from ..run import Run, find_runs, read_events
 from ..settings import NAME, DataSettings, Job, unfold
@@ -187,7 +187,7 @@ class Desk:
             raise RunError("{name} is being trained. Stop it before it is deleted.", name=name)
         gone = run.folder.with_name(f".{name}.{secrets.token_hex(4)}.tmp")
         with disk_errors(run.folder):
-            os.replace(run.folder, gone)  # away at once, whatever the deleting meets
+            move_into_place(run.folder, gone)  # away at once, whatever the deleting meets
         shutil.rmtree(gone, ignore_errors=True)
         self._workers.pop(run.folder, None)
 
