@@ -52,7 +52,8 @@ class Lesson:
     @contextlib.contextmanager
     def on_device(self) -> Iterator[None]:
         """While pictures are drawn: the encoders, which otherwise leave the device to the network."""
-        with self.fitted.drawing((self.resolution, self.resolution)):
+        sizes = [(one.width or self.resolution, one.height or self.resolution) for one in self.samples]
+        with self.fitted.drawing(max(sizes, key=lambda size: size[0] * size[1], default=(self.resolution, self.resolution))):
             yield
 
     def fit(self) -> memory.Fit:

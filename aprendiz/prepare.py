@@ -243,10 +243,10 @@ def live_encoder(base: Base, job: Job) -> Any:
 def sample_requests(job: Job, pictures: Sequence[Picture], side: int) -> list[Request]:
     """The pictures drawn before, while and after training."""
     prompts = job.samples.sample_prompts or tuple(dict.fromkeys(p.captions[0] for p in pictures))[:4]
-    return [Request(prompt=prompt, negative=job.samples.negative_prompt, seed=job.samples.sample_seed + i, width=side,
-                    height=side,
-                    steps=job.samples.sampler_steps, guidance=job.samples.guidance, sampler=job.samples.sampler)
-            for i, prompt in enumerate(prompts)]
+    width, height = job.samples.sample_width or side, job.samples.sample_height or side
+    return [Request(prompt=prompt, negative=job.samples.negative_prompt, seed=job.samples.sample_seed + i, width=width,
+                    height=height, steps=job.samples.sampler_steps, guidance=job.samples.guidance,
+                    sampler=job.samples.sampler) for i, prompt in enumerate(prompts)]
 
 
 def prior_settings(job: Job) -> DataSettings:

@@ -225,6 +225,10 @@ class SampleSettings:
     sampler_steps: int = knob(20, "Steps of the sampler: the time grows with them; 20 to 30 is enough for most.", min=1, max=1000)
     guidance: float = knob(5.0, "How strictly a picture follows its prompt: 5 to 8 is usual, much more burns colours. 1 draws "
                                 "without guidance, in half the time.", min=1, max=100)
+    sample_width: int | None = knob(None, "Width of the samples in pixels, a multiple of 8. Off: the size that is trained at.",
+                                    min=64, max=4096)
+    sample_height: int | None = knob(None, "Height of the samples in pixels, a multiple of 8. Off: the size that is trained at.",
+                                     min=64, max=4096)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -378,7 +382,8 @@ def migrate(values: dict[str, Any]) -> dict[str, Any]:
 def contradictions(sections: Mapping[str, Any]) -> list[Problem]:
     """Settings that are each fine and impossible together. Sections that could not be read are None and left alone."""
     problems = []
-    training, data, objective, output, optimizer = (sections[n] for n in ("training", "data", "objective", "output", "optimizer"))
+    training, data, objective, output, optimizer, samples = (
+        sections[n] for n in ("training", "data", "objective", "output", "optimizer", "samples"))
     if training and training.steps is not None and training.epochs is not None:
         problems.append(Problem("Both steps ({steps}) and epochs ({epochs}) are set. Keep one; the other follows from it.",
                                 {"steps": training.steps, "epochs": training.epochs}, "training.epochs"))
@@ -396,9 +401,12 @@ def contradictions(sections: Mapping[str, Any]) -> list[Problem]:
                                 {"steps": training.validate_every_steps}, "training.validate_every_steps"))
     if data and data.path is None:
         problems.append(Problem("No pictures were given. Name their folder with --data FOLDER.", {}, "data.path"))
-    if data and data.resolution is not None and data.resolution % 8:
-        problems.append(Problem("resolution is {value}, which is no multiple of 8. The nearest is {near}.",
-                                {"value": data.resolution, "near": round(data.resolution / 8) * 8}, "data.resolution"))
+    sizes = [("data", "resolution", data and data.resolution), ("samples", "sample_width", samples and samples.sample_width),
+             ("samples", "sample_height", samples and samples.sample_height)]
+    for section, name, pixels in sizes:
+        if pixels and pixels % 8:
+            problems.append(Problem("{name} is {value}, which is no multiple of 8. The nearest is {near}.",
+                                    {"name": name, "value": pixels, "near": round(pixels / 8) * 8}, f"{section}.{name}"))
     if objective and objective.timestep_min > objective.timestep_max:
         problems.append(Problem("timestep_min {low} is above timestep_max {high}. Exchange them.",
                                 {"low": objective.timestep_min, "high": objective.timestep_max}, "objective.timestep_min"))

@@ -39,7 +39,8 @@
         'samples.sample_prompts': field('txt2img_prompt')?.value.replace(/\s*\n\s*/g, ' ').trim() || undefined,
         'samples.negative_prompt': field('txt2img_neg_prompt')?.value.replace(/\s*\n\s*/g, ' ').trim(),
         'samples.sample_seed': seed >= 0 ? seed : undefined, 'samples.sampler_steps': number('txt2img_steps'),
-        'samples.guidance': number('txt2img_cfg_scale')}}
+        'samples.guidance': number('txt2img_cfg_scale'),
+        'samples.sample_width': number('txt2img_width'), 'samples.sample_height': number('txt2img_height')}}
     },
   }
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from lessons import QUICK, losses, pictures, teach
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from aprendiz import devices
@@ -182,6 +183,13 @@ def test_validation_samples_and_saves_come_when_due(data: Path, tmp_path: Path) 
     assert {file.name for file in run.folder.glob("*.safetensors")} == {"taught.safetensors",
                                                                         *(f"taught-{n:06d}.safetensors" for n in (2, 4, 6))}
     assert {file.name for file in run.report.iterdir()} == {"grid.png", "loss.png", "scores.json"}
+
+
+def test_samples_may_have_a_size_of_their_own(data: Path, tmp_path: Path) -> None:
+    run = teach(tmp_path, data, steps=1, sample_width=64, sample_height=96)
+    for name in ("step-000000-0.png", "step-000001-0.png"):
+        with Image.open(run.samples / name) as picture:
+            assert picture.size == (64, 96)
 
 
 def test_pictures_of_the_bases_own_are_made_once_and_trained_beside(data: Path, tmp_path: Path) -> None:

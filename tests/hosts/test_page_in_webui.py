@@ -122,10 +122,10 @@ def fill_in(page: Page, data: Path, name: str, steps: int, base: Path | str = "m
 
 
 def read_from_txt2img(page: Page) -> None:
-    """Samples as pictures are drawn in txt2img: its prompt, steps and guidance."""
+    """Samples as pictures are drawn in txt2img: its prompt, size, steps and guidance."""
     page.locator("#tabs button").first.click()
     page.locator("#txt2img_prompt textarea").fill("a red fish")
-    for name, value in (("steps", "3"), ("cfg_scale", "5")):
+    for name, value in (("steps", "3"), ("cfg_scale", "5"), ("width", "64"), ("height", "128")):
         field = page.locator(f"#txt2img_{name} input[type=number]").first
         field.fill(value)
         field.press("Tab")
@@ -196,7 +196,8 @@ def test_from_click_to_a_lora_that_changes_a_picture_while_the_host_draws_and_re
     shows(page, "Paused; the memory is free.")
     press(page, "Resume")
     run = run_of(data, "swimmer")
-    assert run.values()["samples"]["sampler_steps"] == 3 and run.values()["samples"]["guidance"] == 5
+    drawn = run.values()["samples"]
+    assert (drawn["sampler_steps"], drawn["guidance"], drawn["sample_width"], drawn["sample_height"]) == (3, 5, 64, 128)
     polled = polling_cost(host, "swimmer")
     steps = [event["step"] for event in run.events() if event["event"] == "step"]
     assert difference(host.draw("true", "a cat", **TRUE), without) == 0  # it draws, and the same, while a run trains
