@@ -121,7 +121,8 @@ def summary(run: Run) -> dict[str, Any]:
     pictures = [event for event in last if event.get("event") == "sample"]
     values = run.values()
     base = Path(str(values.get("base", {}).get("path", ""))).name
-    return {"id": runs.run_id(run.folder), "name": run.name, "state": run.state, "step": steps[-1]["step"] if steps else run.step,
+    return {"id": runs.run_id(run.folder), "name": run.name, "state": runs.state(run),
+            "step": steps[-1]["step"] if steps else run.step,
             "steps": steps[-1].get("steps") if steps else values.get("training", {}).get("steps"),
             "method": values.get("method", {}).get("name"), "rank": values.get("method", {}).get("rank"), "base": base,
             "picture": pictures[-1]["file"] if pictures else None, "changed": last[-1].get("time") if last else None}
@@ -131,7 +132,7 @@ def events_since(run: Run, offset: int, language: str) -> dict[str, Any]:
     """Events from a byte offset on, and the offset to ask from next time."""
     found, after = read_events(run.folder / "events.jsonl", max(offset, 0))
     shown = found if len(found) <= MOST_EVENTS else thinned(found)
-    return {"events": [event_in(event, language) for event in shown], "offset": after, "state": run.state, "name": run.name}
+    return {"events": [event_in(event, language) for event in shown], "offset": after, "state": runs.state(run), "name": run.name}
 
 
 def thinned(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -201,7 +202,7 @@ def widgets() -> dict[str, Any]:
 def command(run: Run, word: str) -> None:
     """Tell a run something, or take it up again. Raises Refused."""
     if word == "start":
-        if run.state not in ("stopped", "failed", "dead", "queued"):
+        if runs.state(run) not in ("stopped", "failed", "dead", "queued"):
             raise Refused(409, "This run is not one to go on with.")
         runs.take_up(run, host, None, True)
     elif word == "stop":
@@ -321,4 +322,4 @@ async def tell(request: Any) -> Any:
         await asyncio.to_thread(open_folder, run)
     else:
         await asyncio.to_thread(command, run, str(word))
-    return await told(lambda: {"state": run.state})
+    return await told(lambda: {"state": runs.state(run)})

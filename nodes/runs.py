@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..aprendiz.errors import AprendizError
-from ..aprendiz.run import Run
+from ..aprendiz.run import Run, read_events
 from ..aprendiz.views import results
 from ..aprendiz.views.card import on_card
 from ..aprendiz.views.comfy_nodes import FOLDERS
@@ -40,7 +40,10 @@ class Watch:
         self.last: dict[str, Any] = {}
         self.reported = False  # whether a node has shown how it failed
         self._thread = threading.Thread(target=self._follow, name=f"aprendiz {run.name}", daemon=True)
-        host.send("run", {"id": run_id(run.folder), "name": run.name, "node": node})
+
+    def begin(self) -> None:
+        """Tell the page of it and follow; it is among the watches by then, because the page asks at once how it stands."""
+        self.host.send("run", {"id": run_id(self.run.folder), "name": self.run.name, "node": self.node})
         self._thread.start()
 
     @property
@@ -105,7 +108,18 @@ def take_up(run: Run, host: Any, node: str | None, keep_running: bool) -> Watch:
                         host.free_models()
                 worker = start(run, keep_running=keep_running)
             known = WATCHES[run.folder] = Watch(run, worker, host, node)
+            known.begin()
     return known
+
+
+def state(run: Run) -> str:
+    """A run's state; one that was just taken up is queued until its worker speaks."""
+    told, watch = run.state, WATCHES.get(run.folder)
+    worker = watch.worker if watch is not None else None
+    if told not in ("stopped", "failed", "dead") or worker is None or not worker.alive:
+        return told
+    spoken = any(event.get("event") in ENDS for event in read_events(run.folder / "events.jsonl", worker.begun)[0])
+    return told if spoken else "queued"
 
 
 _STOPPING: set[Path] = set()

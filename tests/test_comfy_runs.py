@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +19,8 @@ from aprendiz.micro.pictures import write_pictures
 from aprendiz.views import comfy, comfy_nodes, ready, results
 
 runs, routes, draw, sources = (door(f"nodes.{name}") for name in ("runs", "routes", "draw", "sources"))
-run_module, settings_module, errors = (door(f"aprendiz.{name}") for name in ("run", "settings", "errors"))
+run_module, settings_module, errors, client = (
+    door(f"aprendiz.{name}") for name in ("run", "settings", "errors", "worker.client"))
 
 
 @pytest.fixture
@@ -86,6 +89,33 @@ def test_a_worker_that_is_killed_is_told_of_on_the_node(tmp_path: Path, host: Ho
         runs.attend(watch, host, kill)
     assert "resume" in str(told.value) and watch.over
     answers("ComfyUI: the worker is killed from outside", told.value)
+
+
+def test_a_run_that_is_taken_up_again_is_queued_from_the_moment_the_page_is_told(
+        tmp_path: Path, host: Host, user_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, told = small_run(tmp_path, steps=9), []
+    run.attempt = 1
+    for event in ("queued", "ready", "stopped"):
+        run.event(event, **({"step": 3} if event == "stopped" else {}))
+
+    def silent(run: Any, keep_running: bool) -> Any:
+        """A worker that has not said anything yet."""
+        process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        return client.Worker(run, process, (run.folder / "events.jsonl").stat().st_size)
+
+    def asked_at_once(name: str, values: dict[str, Any]) -> None:
+        told.append((name, routes.events_since(run, 0, "en")["state"], routes.summary(run)["state"]))
+
+    monkeypatch.setattr(runs, "start", silent)
+    monkeypatch.setattr(host, "send", asked_at_once)
+    watch = runs.take_up(run, host, None, False)
+    assert told == [("run", "queued", "queued")] and run.state == "stopped"
+    run.attempt = 2
+    run.event("queued")
+    run.event("stopped", step=3)
+    assert runs.state(run) == "stopped", "it has spoken"
+    watch.worker.let_go()
+    assert watch.wait(60)
 
 
 @pytest.mark.parametrize(("method", "places"), [
