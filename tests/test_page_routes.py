@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -176,6 +177,17 @@ def test_a_change_of_all_captions_is_one_request_and_can_be_taken_back(routes: R
     assert post(routes, "unedit", {"values": values, "id": front["id"]}).status == 400
     nothing = told(post(routes, "edit", {"values": values, "kind": "replace", "find": " "}), 400)["problems"][0]["text"]
     answers("page: replace nothing in all captions", nothing)
+
+
+def test_a_change_of_all_captions_is_taken_back_where_it_was_made(routes: Routes, data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "allowed" / "other"  # which the page has opened meanwhile, with pictures of the same names
+    shutil.copytree(data, other)
+    (other / "a.txt").write_text("another wall", encoding="utf-8")
+    done = told(post(routes, "edit", {"values": {"data": {"path": str(data)}}, "kind": "front", "find": "zwx"}))
+    assert done["count"] == 2
+    back = told(post(routes, "unedit", {"values": {"data": {"path": str(other)}}, "id": done["id"]}))
+    assert back["count"] == 2 and (data / "a.txt").read_text(encoding="utf-8").strip() == "a grey wall"
+    assert (other / "a.txt").read_text(encoding="utf-8") == "another wall" and not (other / "b.txt").exists()
 
 
 @pytest.mark.parametrize(("caption", "lacks"), [("a woman, old", True), ("Man on a wall", False), ("a man's hat", False),

@@ -115,14 +115,17 @@ const kept = {open: false, from: '', to: ''}
 
 async function edit(kind, from, by = '') {
   note(say('changing'))
-  const done = await ask('edit', {values: album.values, kind, find: from, by})
-  album.drafts = {}
+  const {values} = album, folder = values.data.path
+  const shown = () => album.values.data?.path === folder  // by now it may be another
+  const done = await ask('edit', {values, kind, find: from, by})
+  if (shown()) album.drafts = {}
   note(say('replaced', {count: done.count}), false, ' ',
     done.id && make('button', {onclick: guarded(async () => {
-      const back = await ask('unedit', {values: album.values, id: done.id})
+      const back = await ask('unedit', {id: done.id})
       note(say('replaced', {count: back.count}))
-      await loadPictures(album.values)
+      if (shown()) await loadPictures(album.values)
     })}, say('undo')))
+  if (!shown()) return
   await loadPictures(album.values)
   for (const problem of done.problems) part.body.prepend(sentence(problem))
 }

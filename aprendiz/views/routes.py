@@ -9,7 +9,7 @@
     POST pictures {values, from, count}   the pictures of a folder with their captions
     GET  thumbnail?folder=F&name=N        a small picture               GET picture?...      the same whole
     POST captions {folder, captions}      captions written back
-    POST edit {values, kind, find, by}    all captions changed          unedit {values, id}  as they were
+    POST edit {values, kind, find, by}    all captions changed          unedit {id}             as they were
     POST check {values}                   problems and forecast         estimate {values}    steps, time and memory
     POST try {run, file, prompt, ...}     pictures asked for            GET  tried?key=K     how far they are
     GET  drawn?key=K&n=N                  one of them                   POST untry {}        no more of them
@@ -109,7 +109,7 @@ class Routes:
 
     desk: Desk
     _about: dict[Path, About] = field(default_factory=dict)
-    _edits: dict[str, Mapping[str, str | None]] = field(default_factory=dict)
+    _edits: dict[str, tuple[DataSettings, Mapping[str, str | None]]] = field(default_factory=dict)
     _listing: tuple[DataSettings, list[Leaf], list[Problem]] | None = None
 
     def handle(self, request: Request) -> Answer:
@@ -300,18 +300,19 @@ class Routes:
 
 
     def _edit(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Change all captions of the values' folder, or take the change of this name back."""
+        """Change all captions of the values' folder, or take the change of this name back where it was made."""
         from ..data import bench
-        settings = self.desk.data(given.get("values", {}))
         self._listing = None
         if name == "unedit":
-            done = bench.put_back(settings, self._edits.pop(str(given["id"])))
+            settings, before = self._edits.pop(str(given["id"]))
+            done = bench.put_back(settings, before)
         else:
+            settings = self.desk.data(given.get("values", {}))
             done = bench.change(settings, bench.Change(str(given["kind"]), str(given["find"]), str(given.get("by", ""))))
         told: dict[str, Any] = {"count": len(done.before), "problems": [plain(problem) for problem in done.problems[:50]]}
         if name == "edit" and done.before:
             told["id"] = secrets.token_hex(8)
-            self._edits[told["id"]] = done.before
+            self._edits[told["id"]] = settings, done.before
             for old in list(self._edits)[:-MOST_EDITS]:
                 del self._edits[old]
         return told
