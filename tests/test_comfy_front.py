@@ -213,6 +213,51 @@ def test_a_reloaded_page_shows_the_run_as_it_is(page: Any, browser: Any, host: P
     again.close()
 
 
+def training_node(page: Any) -> str:
+    """A training node on the canvas: its id."""
+    return str(page.evaluate("() => { const node = LiteGraph.createNode('AprendizTrainLora'); app.graph.add(node); return node.id }"))
+
+
+def test_a_panel_says_that_the_server_is_away_and_comes_back_with_it(page: Any, host: PageHost) -> None:
+    run = host.begin("away")
+    host.start(run, training_node(page))
+    host.go_on(run, "step 20")
+    page.wait_for_function(f"{PANEL}?.querySelector('.figures')?.textContent.startsWith('step 20 of 60')")
+    page.route("**/aprendiz/runs/*/events**", lambda route: route.abort())
+    away = page.get_by_text("The host does not answer.")
+    away.wait_for()
+    keep(page, "away")
+    page.unroute("**/aprendiz/runs/*/events**")
+    host.go_on(run)
+    page.wait_for_function(f"{PANEL}?.querySelector('.state')?.textContent === 'finished'")
+    away.wait_for(state="hidden")
+    with page.expect_request("**/aprendiz/runs/*/events**"):
+        page.evaluate("app.api.dispatchEvent(new CustomEvent('reconnected'))")
+    assert page.errors == []
+
+
+@MODES
+def test_a_run_that_is_gone_leaves_its_node_and_the_sidebar(vue: bool, page: Any, host: PageHost) -> None:
+    run = host.begin(f"gone-{vue}")
+    host.start(run, training_node(page))
+    host.go_on(run, "step 20")
+    page.wait_for_function(f"{PANEL}?.querySelector('.figures')?.textContent.startsWith('step 20 of 60')")
+    saved = page.evaluate("JSON.stringify(app.graph.serialize())")
+    page.keyboard.press("Alt+Shift+A")
+    page.locator(".aprendiz-side [data-run]", has_text=run.name).click()
+    page.wait_for_function(f"{SIDE}?.querySelector('.figures')?.textContent.startsWith('step 20 of 60')")
+    shutil.rmtree(run.folder)
+    page.get_by_text("This run is not here any more.").first.wait_for()
+    page.wait_for_function(f"!{PANEL} && !{SIDE}")
+    assert page.evaluate("app.graph._nodes[0].properties.aprendiz_run ?? null") is None
+    page.wait_for_function("document.querySelector('.aprendiz-side') && !document.querySelector('.aprendiz-back')")
+    page.keyboard.press("Alt+Shift+A")
+    page.evaluate("async graph => { await app.loadGraphData(JSON.parse(graph)) }", saved)
+    page.wait_for_function(f"!app.graph._nodes[0].properties.aprendiz_run && !{PANEL}")
+    keep(page, f"gone-{vue}")
+    assert page.errors == []
+
+
 def drop(page: Any, *paths: Path) -> None:
     """Files or folders of the disk, dropped on the canvas as by a person's mouse."""
     client = page.context.new_cdp_session(page)

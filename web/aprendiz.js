@@ -26,9 +26,9 @@ const wish = (id, otherwise) => { try { return app.extensionManager.setting.get(
 async function ask(path, body) {
   const answer = await api.fetchApi(`/aprendiz/${path}`, body === undefined ? {} :
     { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body) })
-  const told = await answer.json()
-  if (!answer.ok) throw new Error(told.error ?? answer.statusText)
-  return told
+  if (answer.ok) return answer.json()
+  const told = await answer.json().catch(() => ({}))
+  throw Object.assign(new Error(told.error ?? answer.statusText), { gone: answer.status === 404 && 'error' in told })
 }
 
 const toast = (severity, detail) => app.extensionManager?.toast?.add?.({ severity, summary: 'Aprendiz', detail, life: severity === 'error' ? undefined : 6000 })
@@ -44,16 +44,17 @@ const ready = (async () => {
 
 const followed = new Map()
 
-function follow(id, panel) {
-  const known = followed.get(id) ?? { events: [], offset: 0, state: null, name: '', job: null, panels: new Set(), timer: null, busy: false }
+/** Show a run in a panel; `lost` is shown while the server does not answer, `gone` called where there is no such run any more. */
+function follow(id, panel, lost, gone) {
+  const known = followed.get(id) ?? { events: [], offset: 0, state: null, name: '', job: null, panels: new Map(), timer: null, busy: false }
   followed.set(id, known)
-  known.panels.add(panel)
+  known.panels.set(panel, { lost, gone })
   panel.clear()
   panel.texts = texts
   panel.fileUrl = path => api.apiURL(`/aprendiz/runs/${id}/file/${path.split('/').map(encodeURIComponent).join('/')}`)
   panel.take(known.events)
   dress(known, panel)
-  if (!known.job) ask(`runs/${id}/job`).then(told => { known.job = told.job; known.panels.forEach(one => { one.job = told.job }) }).catch(() => {})
+  if (!known.job) ask(`runs/${id}/job`).then(told => { known.job = told.job; known.panels.forEach((_, one) => { one.job = told.job }) }).catch(() => {})
   look(id)
   return () => { known.panels.delete(panel); if (!known.panels.size) { clearTimeout(known.timer); followed.delete(id) } }
 }
@@ -75,12 +76,15 @@ async function look(id) {
     known.events.push(...told.events)
     known.state = told.state
     known.name = told.name
-    for (const panel of known.panels) { panel.take(told.events); dress(known, panel) }
-    known.missing = 0
-  } catch { known.missing = (known.missing ?? 0) + 1 }
-  known.busy = false
-  const waits = document.hidden ? 5 * POLL : POLL
-  if (followed.has(id) && (known.missing ? known.missing < 30 : ALIVE.includes(known.state) || known.state === null)) known.timer = setTimeout(() => look(id), waits)
+    for (const panel of known.panels.keys()) { panel.take(told.events); dress(known, panel) }
+    known.missing = false
+  } catch (error) {
+    if (error.gone) return [...known.panels.values()].forEach(one => one.gone())
+    known.missing = true
+  } finally { known.busy = false }
+  for (const { lost } of known.panels.values()) { lost.textContent = say('lost'); lost.hidden = !known.missing }
+  const waits = document.hidden || known.missing ? 5 * POLL : POLL
+  if (followed.get(id) === known && (known.missing || ALIVE.includes(known.state) || known.state === null)) known.timer = setTimeout(() => look(id), waits)
 }
 
 async function tell(id, command) {
@@ -88,15 +92,15 @@ async function tell(id, command) {
     if (command === 'node') return await nodeFrom(id)
     await ask(`runs/${id}/tell`, { command })
     setTimeout(() => look(id), 200)
-  } catch (error) { toast('error', error.message) }
+  } catch (error) { toast('error', error.message); look(id) }
 }
 
-function panelFor(id, commands) {
-  const panel = make('aprendiz-run')
+function panelFor(id, commands, gone) {
+  const panel = make('aprendiz-run'), lost = make('p', { hidden: true, role: 'status', style: 'margin:0;padding:8px 16px;color:var(--fg-color)' })
   panel.commands = commands
   panel.addEventListener('tell', event => tell(id, event.detail.command))
-  const leave = follow(id, panel)
-  return { panel, leave }
+  const leave = follow(id, panel, lost, gone)
+  return { shown: make('div', {}, lost, panel), leave }
 }
 
 // Nodes
@@ -197,11 +201,20 @@ function showRun(node, id) {
   node.aprendiz_leave?.()
   node.aprendiz_shown = node.properties.aprendiz_run = id
   node.setSize?.([Math.max(node.size[0], 420), node.computeSize()[1]])
-  const { panel, leave } = panelFor(id, ['pause', 'resume', 'sample', 'save', 'stop', 'start'])
-  const grows = new ResizeObserver(() => grow(node, panel.offsetHeight))
-  grows.observe(panel)
+  const { shown, leave } = panelFor(id, ['pause', 'resume', 'sample', 'save', 'stop', 'start'], () => takeOff(node))
+  const grows = new ResizeObserver(() => grow(node, shown.offsetHeight))
+  grows.observe(shown)
   node.aprendiz_leave = () => { grows.disconnect(); leave() }
-  node.aprendiz_place.replaceChildren(panel)
+  node.aprendiz_place.replaceChildren(shown)
+}
+
+/** Take a panel off the node whose run is gone, or was never on this machine: a shared graph names it all the same. */
+function takeOff(node) {
+  node.aprendiz_leave?.()
+  for (const name of ['aprendiz_leave', 'aprendiz_shown', 'aprendiz_height']) delete node[name]
+  delete node.properties.aprendiz_run
+  node.aprendiz_place.replaceChildren()
+  fold(node)
 }
 
 const height = node => node.aprendiz_shown ? node.aprendiz_height ?? LOW : 0
@@ -343,13 +356,12 @@ async function sidebarList() {
 
 function sidebarShow(id) {
   sidebar.leave?.()
-  const { panel, leave } = panelFor(id, null)
-  panel.commands = ['pause', 'resume', 'sample', 'save', 'stop', 'start', 'open', 'node']
+  const { shown, leave } = panelFor(id, ['pause', 'resume', 'sample', 'save', 'stop', 'start', 'open', 'node'], () => { toast('warn', say('gone')); sidebarList() })
   sidebar.leave = leave
   sidebar.shown = id
   const back = make('button', { type: 'button', className: 'aprendiz-back', textContent: `‹ ${say('back')}` })
   back.addEventListener('click', sidebarList)
-  sidebar.body.replaceChildren(back, panel)
+  sidebar.body.replaceChildren(back, shown)
   ask(`runs/${id}/job?language=${encodeURIComponent(language())}`).then(told => { if (sidebar?.shown === id) sidebar.body.append(settingsOf(told.settings)) }).catch(() => {})
 }
 
@@ -394,6 +406,11 @@ function onEnd({ detail }) {
   toast(told[0], say(told[1], { name: detail.name }))
 }
 
+function onReconnected() {
+  for (const id of followed.keys()) look(id)
+  if (sidebar && !sidebar.shown) sidebarList()
+}
+
 const openRuns = () => app.extensionManager?.command?.execute?.('Workspace.ToggleSidebarTab.aprendiz')
 
 async function stopAll() {
@@ -418,6 +435,7 @@ app.registerExtension({
     await ready
     api.addEventListener('aprendiz.run', onRun)
     api.addEventListener('aprendiz.end', onEnd)
+    api.addEventListener('reconnected', onReconnected)
     document.addEventListener('drop', onDrop, true)
     app.extensionManager?.registerSidebarTab?.({ id: 'aprendiz', icon: 'pi pi-graduation-cap', title: 'Aprendiz', tooltip: 'Aprendiz', type: 'custom',
       render: sidebarRender, destroy: () => { sidebar?.leave?.(); sidebar = null } })

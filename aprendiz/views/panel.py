@@ -60,6 +60,7 @@ TEXTS: dict[str, str] = {
     "drop_none": word("There are no pictures in {folder}."), "drop_upload": word("Copying {count} files of {folder}."),
     "newer": word("This graph was saved by a newer Aprendiz; what this one does not know is left out."),
     "toast_stopped": word("{name} was stopped and saved."), "lost": word("The host does not answer."),
+    "gone": word("This run is not here any more."),
     "fold": word("Fewer settings"), "unfold": word("All settings"), "show_runs": word("Show the runs"),
     "stop_all": word("Stop the run that is training"), "compare": word("Compare"),
 }
