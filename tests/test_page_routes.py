@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from aprendiz.errors import AprendizError, ProblemsError, RunError
 from aprendiz.run import Run
 from aprendiz.settings import SECTIONS, Job
 from aprendiz.views import controls, results, studio
-from aprendiz.views.desk import UNPLACED, Desk, at_once
+from aprendiz.views.desk import CHECKS, UNPLACED, Desk, at_once
 from aprendiz.views.presets import presets
 from aprendiz.views.routes import EVENTS_AT_ONCE, Answer, Request, Routes, mount
 
@@ -365,6 +365,46 @@ def test_what_comes_before_a_run_hears_what_was_estimated_of_it(desk: Desk, data
         desk.begin(values)
     with pytest.raises(HeardError, match="None"):
         desk.begin({**values, "training": {"steps": 3}})
+
+
+@pytest.fixture
+def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, Path]]:
+    """Estimates that note in a file that they have begun, and take until another is there."""
+    program, begun, going = tmp_path / "slow.py", tmp_path / "begun", tmp_path / "go"
+    begun.touch()
+    program.write_text(f"import json, os, sys, time\nopen({str(begun)!r}, 'a').write('x')\n"
+                       f"while not os.path.exists({str(going)!r}): time.sleep(0.02)\n"
+                       "print(json.dumps({'lines': [json.load(sys.stdin)['training']['steps']]}))\n", encoding="utf-8")
+    monkeypatch.setattr("aprendiz.views.desk.PROGRAM", program)
+    yield begun, going
+    going.touch()
+
+
+def test_pages_with_different_settings_all_get_their_estimate(routes: Routes, data: Path, slow: tuple[Path, Path]) -> None:
+    begun, going = slow
+    waiting = {steps: {"data": {"path": str(data)}, "training": {"steps": steps}} for steps in range(1, CHECKS + 3)}
+    got = {}
+    for _ in range(3):
+        assert not any(told(post(routes, "estimate", {"values": values}))["done"] for values in waiting.values())
+    going.touch()
+    end = time.monotonic() + 60
+    while waiting and time.monotonic() < end:
+        for steps, values in [*waiting.items()]:
+            answer = told(post(routes, "estimate", {"values": values}))
+            if answer["done"]:
+                got[steps] = answer["lines"]
+                del waiting[steps]
+        time.sleep(0.05)
+    assert got == {steps: [steps] for steps in range(1, CHECKS + 3)}
+    assert len(begun.read_text(encoding="utf-8")) == CHECKS + 2  # each once: none was ended for another
+
+
+def test_estimates_that_nobody_asks_for_any_more_make_room(desk: Desk, data: Path, slow: tuple[Path, Path],
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aprendiz.views.desk.AWAITED", 0.0)
+    for steps in range(1, CHECKS + 3):
+        assert desk.estimate({"data": {"path": str(data)}, "training": {"steps": steps}}) == {"done": False}
+    assert [json.loads(key)[1]["training"]["steps"] for key in desk._checks] == list(range(3, CHECKS + 3))
 
 
 def test_an_estimate_needs_no_look_at_the_pictures_and_is_silent_about_what_is_wrong(routes: Routes, data: Path) -> None:

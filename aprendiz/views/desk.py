@@ -34,7 +34,8 @@ from .studio import Studio
 logger = logging.getLogger(__name__)
 
 BUSY = ("queued", "running", "paused")
-CHECKS = {"--check": 4, "--estimate": 1}  # answers that are kept, and processes at a time
+CHECKS = 4  # of each kind: answers that are kept, and processes at a time
+AWAITED = 3.0  # seconds for which whoever asked is taken to come again for the answer: pages ask at least every second
 COUNTED = 20.0  # seconds for which a folder's pictures need not be counted again
 LEAVING = 15.0  # seconds for which an ended worker's process is waited for
 UNPLACED = "unplaced"  # a file in a run's folder, from its start here until its result is where the host looks
@@ -315,7 +316,7 @@ class Desk:
         except AprendizError as error:
             broken = {"done": True, "forecast": {}, "problems": [plain(problem) for problem in error.problems]}
             return broken
-        return self._asked(values, ["--check", str(self.output().absolute())]).answer()
+        return self._asked(values, ["--check", str(self.output().absolute())])
 
     def estimate(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Steps, time and memory of a job, in sentences, without looking at its pictures: {"done": True, "lines"}, as `check`."""
@@ -323,7 +324,7 @@ class Desk:
             pictures = self._count(self.job(values).data)
         except AprendizError:
             return {"done": True, "lines": []}  # told of elsewhere
-        return self._asked(values, ["--estimate", str(pictures)]).answer()
+        return self._asked(values, ["--estimate", str(pictures)])
 
     def _wanted(self, values: Mapping[str, Any], data: DataSettings) -> int | None:
         """Bytes that a step of this job takes, where the page has asked for its estimate; nobody waits for one."""
@@ -339,17 +340,23 @@ class Desk:
             known = self._counted = data, time.monotonic(), len(folder.listing(data)[1])
         return known[2]
 
-    def _asked(self, values: Mapping[str, Any], arguments: list[str]) -> Check:
-        """The process that was asked this, or is asked now; of each kind the older ones make room."""
+    def _asked(self, values: Mapping[str, Any], arguments: list[str]) -> dict[str, Any]:
+        """What the process that was asked this knows, or is asked now; of each kind the older ones make room, unless somebody
+        waits for each: then this one is asked once there is room.
+        """
         key = question(values, arguments)
         with self._asking:  # not the lock of starting, which may wait for a picture that the host is drawing
             known = self._checks.get(key)
             if known is None or known.stale:
-                alike = [old for old in self._checks if old.startswith(f'[["{arguments[0]}"')]
-                for old in alike[:max(0, len(alike) - CHECKS[arguments[0]] + 1)]:
+                alike = [old for old in self._checks if old != key and old.startswith(f'[["{arguments[0]}"')]
+                over = max(0, len(alike) - CHECKS + 1)
+                left = [old for old in alike if not self._checks[old].awaited][:over]
+                for old in left:
                     self._checks.pop(old).end()
+                if len(left) < over:
+                    return {"done": False}
                 known = self._checks[key] = Check(values, arguments)
-        return known
+            return known.answer()
 
 
 class Check:
@@ -358,6 +365,7 @@ class Check:
     def __init__(self, values: Mapping[str, Any], arguments: list[str]) -> None:
         python = os.environ.get("APRENDIZ_PYTHON") or sys.executable
         self._asked = 0.0
+        self._heard = time.monotonic()
         self._told: dict[str, Any] | None = None
         try:
             hidden = 0x08000000 if sys.platform == "win32" else 0  # no window of its own
@@ -383,6 +391,7 @@ class Check:
 
     def answer(self) -> dict[str, Any]:
         """What is known by now."""
+        self._heard = time.monotonic()
         if self._told is not None and not self._asked:
             self._asked = time.monotonic()
         return {"done": True, **self._told} if self._told is not None else {"done": False}
@@ -391,6 +400,11 @@ class Check:
     def stale(self) -> bool:
         """Whether its answer was fetched a while ago: the folder may have changed since."""
         return bool(self._asked) and time.monotonic() - self._asked > 1.0
+
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody asked a moment ago, and has no answer yet."""
+        return not self._asked and time.monotonic() - self._heard < AWAITED
 
     def end(self) -> None:
         """Let go of it."""
