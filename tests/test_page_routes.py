@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -320,6 +321,48 @@ def test_two_pages_that_press_start_at_once_make_one_run_and_one_worker(desk: De
     worker.process.kill()
     worker.wait(30)
     assert (runs[0].folder / "log.txt").read_text(encoding="utf-8").count("attempt begun") == 1
+
+
+def test_a_start_that_fails_leaves_no_run_and_takes_none_away(routes: Routes, tmp_path: Path, data: Path, answers: Answers,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APRENDIZ_PYTHON", str(tmp_path / "none" / "python"))
+    values = {"data": {"path": str(data), "caption": "a wall"}, "training": {"steps": 2}, "output": {"name": "one"}}
+    with pytest.raises(RunError) as raised:
+        routes.desk.begin(values)
+    answers("page: Start with a Python that is not there", str(raised.value).replace(str(tmp_path), "..."))
+    assert not (tmp_path / "out").exists()
+    from aprendiz.data import folder
+    job = routes.desk.job(values)
+    run = Run.create(tmp_path / "out", job, folder.scan(job.data).digest)  # left there by an earlier start
+    with pytest.raises(RunError):
+        routes.desk.begin(values)
+    listed = told(get(routes, "runs"))["runs"][0]
+    assert (listed["name"], listed["state"], listed["busy"]) == ("one", "stopped", False)
+    assert "is not being trained" in told(post(routes, "runs/one/tell", {"command": "stop"}), 400)["problems"][0]["text"]
+    assert told(post(routes, "runs/one/delete", {})) == {"ok": True} and not run.folder.exists()
+
+
+def test_a_run_is_queued_while_it_is_about_to_begin_and_dead_where_its_worker_never_spoke(
+        routes: Routes, tmp_path: Path, data: Path, user_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def look(run: Run, wanted: int | None) -> None:
+        asking = threading.Thread(target=lambda: seen.append(told(get(routes, "runs"))["runs"][0]["state"]))
+        asking.start()
+        asking.join()
+
+    broken = tmp_path / "broken.py"
+    broken.write_text("import nowhere_to_be_found\n", encoding="utf-8")
+    monkeypatch.setattr("aprendiz.worker.client.PROGRAM", broken)
+    routes.desk.before = look
+    run = routes.desk.begin({"data": {"path": str(data), "caption": "a wall"}, "training": {"steps": 2}})
+    assert seen == ["queued"]
+    routes.desk._workers[run.folder].wait(30)
+    answer = told(get(routes, f"runs/{run.name}/events"))
+    assert answer["state"] == "dead" and "nowhere_to_be_found" in answer["problems"][0]["text"]
+    assert told(get(routes, "runs"))["runs"][0]["busy"] is False
+    with run.locked():
+        assert told(get(routes, f"runs/{run.name}/events"))["state"] == "queued"
 
 
 def test_a_job_with_problems_makes_no_run(desk: Desk, data: Path, tmp_path: Path, answers: Answers) -> None:

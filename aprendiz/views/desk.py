@@ -103,7 +103,12 @@ class Desk:
             if run.state == "finished":
                 raise RunError("This very job is done already, as {name}. Turn on 'again' to train it anew.",
                                where="output.again", name=run.name)
-            return self._start(run, job.output.keep_running, self._wanted(values, job.data))
+            try:
+                return self._start(run, job.output.keep_running, self._wanted(values, job.data))
+            except AprendizError:
+                if run.created:  # nothing was begun, and what was wrong is told
+                    run.discard()
+                raise
 
     def go_on(self, name: str) -> Run:
         """Go on with a run that was stopped, failed or died. Raises AprendizError."""
@@ -125,10 +130,10 @@ class Desk:
         self.studio.rest()
         if self.before is not None:
             self.before(run, wanted)
-        worker = self._workers[run.folder] = start(run, keep_running=keep_running)
         if self.finished is not None:
             with disk_errors(run.folder):
                 (run.folder / UNPLACED).touch()
+        worker = self._workers[run.folder] = start(run, keep_running=keep_running)
         threading.Thread(target=self._await_end, args=(worker,), name=f"aprendiz {run.name}", daemon=True).start()
         return run
 
@@ -173,7 +178,7 @@ class Desk:
     def tell(self, name: str, command: str) -> None:
         """Steer a run. Raises RunError where nobody would hear it."""
         run = self.run(name)
-        if run.state not in BUSY and not self._beginning(run):
+        if self.state(run) not in BUSY:
             raise RunError("{name} is not being trained, so nothing can be told to it. Go on with it first.", name=name)
         run.tell(command)
 
@@ -193,9 +198,21 @@ class Desk:
         self._workers.pop(run.folder, None)
 
     def state(self, run: Run) -> str:
-        """A run's state; one that was just started is queued until its worker speaks."""
+        """A run's state; one that was just started is queued until its worker speaks.
+
+        One that nobody starts any more has stopped; it is dead where its worker ended before it spoke.
+        """
         state = run.state
+        if state == "queued" and not (run.is_locked or self._beginning(run) or self._starting()):
+            return "dead" if run.folder in self._workers else "stopped"
         return "queued" if state not in (*BUSY, "finished") and self._beginning(run) and self._silent(run) else state
+
+    def _starting(self) -> bool:
+        """Whether some run is about to begin, which may wait for the host."""
+        free = self._lock.acquire(blocking=False)
+        if free:
+            self._lock.release()
+        return not free
 
     def _silent(self, run: Run) -> bool:
         worker = self._workers[run.folder]
