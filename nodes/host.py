@@ -161,9 +161,9 @@ class Display:
 
 
 def send(name: str, values: dict[str, Any]) -> None:
-    """Tell every open page something."""
+    """Tell every open page something; `client` is the page whose graph the queue is at, None where no page queued it."""
     from server import PromptServer
-    PromptServer.instance.send_sync(f"aprendiz.{name}", values)
+    PromptServer.instance.send_sync(f"aprendiz.{name}", {**values, "client": PromptServer.instance.client_id})
 
 
 def blocked() -> Any:

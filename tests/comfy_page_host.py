@@ -167,6 +167,7 @@ class PageHost:
         self.told: list[tuple[str, str]] = []
         self.asked: list[str] = []
         self.front = static()
+        self.client = ""
         self._sockets: list[Any] = []
         self._hosts = [module.host for module in ASKING]
         handler = type("Handler", (Handler,), {"host": self})
@@ -195,11 +196,11 @@ class PageHost:
 
     # Events
 
-    def send(self, kind: str, data: dict[str, Any]) -> None:
-        """Tell every page something."""
+    def send(self, kind: str, data: dict[str, Any], only: list[Any] | None = None) -> None:
+        """Tell every page something, or those at these sockets."""
         text = json.dumps({"type": kind, "data": data}).encode()
         head = bytes([0x81, len(text)]) if len(text) < 126 else b"\x81\x7e" + struct.pack(">H", len(text))
-        for socket in list(self._sockets):
+        for socket in list(self._sockets if only is None else only):
             try:
                 socket.sendall(head + text)
             except OSError:
@@ -225,9 +226,10 @@ class PageHost:
                 self._tell(run.folder, events[done:place + 1])
                 return
 
-    def start(self, run: Run, node: str | None = None) -> None:
-        """As when a training node begins: the page is told of the run."""
-        self.send("aprendiz.run", {"id": runs.run_id(run.folder), "name": run.name, "node": node})
+    def start(self, run: Run, node: str | None = None, client: str | None = None) -> None:
+        """As when a training node begins: the page is told of the run. client: who queued it; None: the page in `client`."""
+        told = {"id": runs.run_id(run.folder), "name": run.name, "node": node}
+        self.send("aprendiz.run", {**told, "client": client or self.client})
 
     def end(self, run: Run, node: str | None = None, state: str = "finished") -> None:
         """As when the worker has ended."""
@@ -344,7 +346,7 @@ class Handler(BaseHTTPRequestHandler):
         address = urlsplit(self.path)
         path = address.path.removeprefix("/api") or "/"
         if path == "/ws":
-            self._socket()
+            self._socket(parse_qs(address.query).get("clientId", [f"{time.monotonic_ns():x}"])[0])
             return
         self.host.asked.append(path)
         try:
@@ -373,7 +375,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def _socket(self) -> None:
+    def _socket(self, client: str) -> None:
         """Keep a web socket open; what the page says is read and dropped."""
         key = self.headers["Sec-WebSocket-Key"] + WEBSOCKET
         self.send_response(101)
@@ -383,7 +385,8 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.close_connection = True
         self.host._sockets.append(self.connection)
-        self.host.send("status", {"status": {"exec_info": {"queue_remaining": 0}}, "sid": f"{time.monotonic_ns():x}"})
+        self.host.client = client
+        self.host.send("status", {"status": {"exec_info": {"queue_remaining": 0}}, "sid": client}, [self.connection])
         try:
             while self.connection.recv(4096):
                 pass

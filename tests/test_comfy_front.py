@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_page_host import PageHost
+from comfy_page_host import PageHost, runs
 from conftest import BROWSERS
 
 from aprendiz.formats import graph, png
@@ -59,6 +59,7 @@ def page(request: pytest.FixtureRequest, browser: Any, host: PageHost, opened: d
     shown = opened[vue]
     shown.evaluate("app.graph.clear()")
     shown.errors.clear()
+    host.client = shown.evaluate("app.api.clientId")
     host.told.clear()
     return shown
 
@@ -215,7 +216,33 @@ def test_a_reloaded_page_shows_the_run_as_it_is(page: Any, browser: Any, host: P
 
 def training_node(page: Any) -> str:
     """A training node on the canvas: its id."""
-    return str(page.evaluate("() => { const node = LiteGraph.createNode('AprendizTrainLora'); app.graph.add(node); return node.id }"))
+    return str(page.evaluate("() => { const node = LiteGraph.createNode('AprendizTrainLora'); app.graph.add(node); "
+                             "return node.id }"))
+
+
+def test_only_the_training_node_of_the_page_that_queued_it_gets_a_panel(page: Any, host: PageHost) -> None:
+    train = training_node(page)
+    other = str(page.evaluate("() => { const node = LiteGraph.createNode('AprendizGrid'); app.graph.add(node); return node.id }"))
+    run = host.begin("elsewhere")
+    host.start(run, train, client="another page")
+    host.start(run, other)
+    host.start(run, f"{other}:{train}")
+    after = host.begin("here")
+    host.start(after, train)
+    page.wait_for_function(f"{PANEL}?.querySelector('h2')?.textContent === 'here'")
+    assert page.evaluate("app.graph._nodes.map(one => one.properties.aprendiz_run ?? null)") == [runs.run_id(after.folder), None]
+    assert page.errors == []
+
+
+@MODES
+def test_a_training_node_in_a_subgraph_gets_its_panel(vue: bool, page: Any, host: PageHost) -> None:
+    training_node(page)
+    inner = page.evaluate("() => { const made = app.graph.convertToSubgraph(new Set(app.graph._nodes)).node; window.inner = "
+                          "made.subgraph._nodes[0]; return `${made.id}:${inner.id}` }")
+    run = host.begin(f"inner-{vue}")
+    host.start(run, inner)
+    page.wait_for_function("inner.aprendiz_place.querySelector('aprendiz-run')")
+    assert page.evaluate("inner.properties.aprendiz_run") == runs.run_id(run.folder) and page.errors == []
 
 
 def test_a_panel_says_that_the_server_is_away_and_comes_back_with_it(page: Any, host: PageHost) -> None:

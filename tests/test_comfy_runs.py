@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -116,6 +117,14 @@ def test_a_run_that_is_taken_up_again_is_queued_from_the_moment_the_page_is_told
     assert runs.state(run) == "stopped", "it has spoken"
     watch.worker.let_go()
     assert watch.wait(60)
+
+
+def test_pages_are_told_whose_graph_a_run_belongs_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, dict[str, Any]]] = []
+    server = SimpleNamespace(client_id="a page", send_sync=lambda name, values: told.append((name, values)))
+    monkeypatch.setitem(sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=server)))
+    door("nodes.host").send("run", {"id": "1", "node": "2:1"})
+    assert told == [("aprendiz.run", {"id": "1", "node": "2:1", "client": "a page"})]
 
 
 @pytest.mark.parametrize(("method", "places"), [

@@ -244,7 +244,12 @@ function tellingNode(node) {
   }
 }
 
-const nodeById = id => app.graph?.getNodeById?.(Number(id)) ?? app.graph?._nodes?.find(node => String(node.id) === String(id))
+/** The node of an id; one within subgraphs is called `2:1`, the node 1 of what is in node 2. */
+function nodeById(id) {
+  const find = (graph, part) => graph?.getNodeById?.(Number(part)) ?? graph?._nodes?.find(node => String(node.id) === part)
+  const parts = String(id).split(':'), last = parts.pop()
+  return find(parts.reduce((graph, part) => find(graph, part)?.subgraph, app.rootGraph ?? app.graph), last)
+}
 
 // Making nodes
 
@@ -392,8 +397,9 @@ function sidebarRender(element) {
 // What the server tells
 
 function onRun({ detail }) {
-  const node = detail.node != null && nodeById(detail.node)
-  if (node) ready.then(() => showRun(node, detail.id))
+  // Every page is told; in another page's graph, or in the one that is open here by now, this id may be any node.
+  const node = detail.node != null && detail.client === api.clientId && nodeById(detail.node)
+  if (node && TRAIN.test(node.comfyClass)) ready.then(() => showRun(node, detail.id))
   if (sidebar && !sidebar.shown) sidebarList()
 }
 
