@@ -129,10 +129,23 @@ def summary(run: Run) -> dict[str, Any]:
 
 
 def events_since(run: Run, offset: int, language: str) -> dict[str, Any]:
-    """Events from a byte offset on, and the offset to ask from next time."""
+    """Events from a byte offset on, the offset to ask from next time, and when the run was made.
+
+    The last tells a run that was deleted and made anew under the same name: its offsets are others.
+    """
     found, after = read_events(run.folder / "events.jsonl", max(offset, 0))
     shown = found if len(found) <= MOST_EVENTS else thinned(found)
-    return {"events": [event_in(event, language) for event in shown], "offset": after, "state": runs.state(run), "name": run.name}
+    return {"events": [event_in(event, language) for event in shown], "offset": after, "state": runs.state(run), "name": run.name,
+            "began": began(run)}
+
+
+def began(run: Run) -> float | None:
+    """The time of a run's first event; None where it cannot be read."""
+    try:
+        with open(run.folder / "events.jsonl", encoding="utf-8") as file:
+            return float(json.loads(file.readline())["time"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def thinned(events: list[dict[str, Any]]) -> list[dict[str, Any]]:

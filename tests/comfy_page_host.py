@@ -211,7 +211,7 @@ class PageHost:
         folder = self.folder / "output" / "aprendiz" / name
         (folder / "samples").mkdir(parents=True)
         shutil.copyfile(RECORDED / "job.json", folder / "job.json")
-        self._tell(folder, recorded()[:1])
+        self._tell(folder, [{**recorded()[0], "time": time.time()}])
         routes._known[runs.run_id(folder)] = folder
         return Run(folder)
 

@@ -6,13 +6,14 @@ canvas and with Nodes 2.0. Pictures of it are kept in tests/artifacts.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_page_host import PageHost, runs
+from comfy_page_host import RECORDED, PageHost, runs
 from conftest import BROWSERS
 
 from aprendiz.formats import graph, png
@@ -282,6 +283,24 @@ def test_a_run_that_is_gone_leaves_its_node_and_the_sidebar(vue: bool, page: Any
     page.evaluate("async graph => { await app.loadGraphData(JSON.parse(graph)) }", saved)
     page.wait_for_function(f"!app.graph._nodes[0].properties.aprendiz_run && !{PANEL}")
     keep(page, f"gone-{vue}")
+    assert page.errors == []
+
+
+def test_a_run_trained_anew_under_the_same_name_begins_its_panel_anew(page: Any, host: PageHost) -> None:
+    run = host.begin("anew")
+    host.start(run, training_node(page))
+    host.go_on(run, "step 40")
+    page.wait_for_function(f"{PANEL}?.querySelector('.figures')?.textContent.startsWith('step 40 of 60')")
+    page.route("**/aprendiz/runs/*/events**", lambda route: route.abort())  # so that the page does not see it gone
+    shutil.rmtree(run.folder)
+    job = json.loads((RECORDED / "job.json").read_text(encoding="utf-8"))
+    host.begin("anew")
+    (run.folder / "job.json").write_text(json.dumps({**job, "method": {**job["method"], "rank": 3}}), encoding="utf-8")
+    page.unroute("**/aprendiz/runs/*/events**")
+    host.go_on(run, "step 2")
+    page.wait_for_function(f"{PANEL}?.querySelector('.figures')?.textContent.startsWith('step 2 of 60')")
+    page.wait_for_function(f"{PANEL}.querySelector('svg').getAttribute('aria-label').endsWith('at step 2')")
+    page.wait_for_function(f"{PANEL}.textContent.includes('rank 3')")
     assert page.errors == []
 
 

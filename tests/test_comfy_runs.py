@@ -191,6 +191,18 @@ def test_routes_tell_the_events_since_an_offset_in_the_persons_language(tmp_path
     assert routes.events_since(run, more["offset"], "es")["events"] == []
 
 
+def test_the_events_of_a_run_made_anew_under_the_same_name_are_told_apart(tmp_path: Path, user_folder: Path) -> None:
+    run = small_run(tmp_path, steps=1)
+    told = routes.events_since(run, 0, "en")
+    assert told["began"] is not None and routes.events_since(run, told["offset"], "en")["began"] == told["began"]
+    shutil.rmtree(run.folder)
+    time.sleep(0.02)
+    assert small_run(tmp_path, steps=2).folder == run.folder
+    assert routes.events_since(run, told["offset"], "en")["began"] != told["began"]
+    (run.folder / "events.jsonl").write_text("torn", encoding="utf-8")
+    assert routes.events_since(run, 0, "en")["began"] is None
+
+
 @pytest.mark.parametrize("value", [{"events": [{"a": 1, "b": [1, {"c": None}]}, {}], "é": {"x": [], "y": "\n"}}, [], {}, "a", 5])
 def test_answers_are_json_however_they_are_written_down(value: object) -> None:
     assert json.loads(routes.written(value)) == value

@@ -54,9 +54,13 @@ function follow(id, panel, lost, gone) {
   panel.fileUrl = path => api.apiURL(`/aprendiz/runs/${id}/file/${path.split('/').map(encodeURIComponent).join('/')}`)
   panel.take(known.events)
   dress(known, panel)
-  if (!known.job) ask(`runs/${id}/job`).then(told => { known.job = told.job; known.panels.forEach((_, one) => { one.job = told.job }) }).catch(() => {})
+  if (!known.job) askJob(id, known)
   look(id)
   return () => { known.panels.delete(panel); if (!known.panels.size) { clearTimeout(known.timer); followed.delete(id) } }
+}
+
+function askJob(id, known) {
+  ask(`runs/${id}/job`).then(told => { known.job = told.job; known.panels.forEach((_, one) => { one.job = told.job }) }).catch(() => {})
 }
 
 function dress(known, panel) {
@@ -72,6 +76,14 @@ async function look(id) {
   known.busy = true
   try {
     const told = await ask(`runs/${id}/events?offset=${known.offset}&language=${encodeURIComponent(language())}`)
+    if (known.began && told.began && told.began !== known.began) {   // deleted, and made anew under the same name
+      Object.assign(known, { began: told.began, events: [], offset: 0, job: null })
+      known.panels.forEach((_, panel) => panel.clear())
+      askJob(id, known)
+      setTimeout(() => look(id))
+      return
+    }
+    known.began = told.began
     known.offset = told.offset
     known.events.push(...told.events)
     known.state = told.state
