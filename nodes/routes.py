@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..aprendiz.errors import AprendizError
+from ..aprendiz.errors import AprendizError, Problem, ProblemsError
 from ..aprendiz.run import Run, find_runs, read_events
 from ..aprendiz.settings import SCHEMA, Job
 from ..aprendiz.texts import label, nearest
 from ..aprendiz.views.comfy import widget_values
 from ..aprendiz.views.comfy_nodes import node_id, nodes
-from ..aprendiz.views.panel import SCRIPT, event_in, texts
+from ..aprendiz.views.panel import NO_FILE_MANAGER, SCRIPT, event_in, texts
 from ..aprendiz.worker.messages import COMMANDS
 from . import host, runs, sources
 
@@ -227,12 +227,15 @@ def command(run: Run, word: str) -> None:
 
 
 def open_folder(run: Run) -> None:
-    """Show a run's folder in the system's file manager."""
-    if sys.platform == "win32":
-        os.startfile(run.folder)
-    else:
-        subprocess.Popen(["open" if sys.platform == "darwin" else "xdg-open", str(run.folder)], stdin=subprocess.DEVNULL,
-                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    """Show a run's folder in the system's file manager. Raises ProblemsError where there is none."""
+    try:
+        if sys.platform == "win32":
+            os.startfile(run.folder)
+        else:
+            subprocess.Popen(["open" if sys.platform == "darwin" else "xdg-open", str(run.folder)], stdin=subprocess.DEVNULL,
+                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    except OSError as error:
+        raise ProblemsError([Problem(NO_FILE_MANAGER, {"folder": str(run.folder)})]) from error
 
 
 # Handlers

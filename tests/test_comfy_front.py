@@ -304,6 +304,20 @@ def test_a_run_trained_anew_under_the_same_name_begins_its_panel_anew(page: Any,
     assert page.errors == []
 
 
+def test_a_nodes_own_height_stays_when_its_graph_is_opened_or_a_change_undone(page: Any) -> None:
+    training_node(page)
+    page.wait_for_timeout(300)
+    high = page.evaluate("() => { const node = app.graph._nodes[0]; node.setSize([500, node.size[1] + 300]); "
+                         "return node.size[1] }")
+    saved = page.evaluate("app.graph.serialize()")
+    for _ in range(2):
+        page.evaluate("async graph => { await app.loadGraphData(graph) }", saved)
+        page.wait_for_timeout(300)
+        assert page.evaluate("[...app.graph._nodes[0].size]") == [500, high]
+    page.evaluate("app.graph._nodes[0].widgets.find(one => one.name === 'aprendiz_fold').callback()")
+    assert page.evaluate("app.graph._nodes[0].size[1]") > high, "what is unfolded has its room"
+
+
 def drop(page: Any, *paths: Path) -> None:
     """Files or folders of the disk, dropped on the canvas as by a person's mouse."""
     client = page.context.new_cdp_session(page)
@@ -325,6 +339,7 @@ def test_a_dropped_folder_of_pictures_becomes_a_graph_that_is_ready(captions: bo
         if captions:
             (place / f"{number:02}.txt").write_text("a vase on a table", encoding="utf-8")
     (folder / "letter.docx").write_bytes(b"nothing of ours")
+    (folder / "more" / "concept.json").write_text('{"trigger": "zwx"}', encoding="utf-8")
     sd15_checkpoint(host.folder / "models" / "sd15.safetensors")
     before = set((host.folder / "input").iterdir())
     drop(page, folder)
@@ -334,6 +349,7 @@ def test_a_dropped_folder_of_pictures_becomes_a_graph_that_is_ready(captions: bo
     (uploaded,) = set((host.folder / "input").iterdir()) - before
     assert uploaded.name.startswith("Mi-jarron-") and len(list(uploaded.rglob("*.jpg"))) == 24
     assert len(list((uploaded / "more").glob("*.jpg"))) == 4 and not list(uploaded.rglob("*.docx"))
+    assert (uploaded / "more" / "concept.json").read_text(encoding="utf-8") == '{"trigger": "zwx"}'
     assert queued(page, "AprendizDatasetFolder")["folder"] == uploaded.name
     assert queued(page, "AprendizBase")["base"] == "sd15.safetensors"
     asked = queued(page, "AprendizTrainLora")

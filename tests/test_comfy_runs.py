@@ -223,6 +223,17 @@ def test_a_post_of_another_page_is_refused(headers: dict[str, str], taken: bool)
     assert routes.same_origin(headers, "127.0.0.1:8188") is taken
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows opens folders itself")
+def test_a_machine_without_a_file_manager_is_told_of(tmp_path: Path, user_folder: Path, monkeypatch: pytest.MonkeyPatch,
+                                                     answers: Callable[[str, object], None]) -> None:
+    run = small_run(tmp_path, steps=1)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(errors.AprendizError) as told:
+        routes.open_folder(run)
+    assert str(run.folder) in str(told.value)
+    answers("ComfyUI: no file manager", told.value)
+
+
 @pytest.mark.parametrize("word", ["rm", "", "None", "start;", "../stop"])
 def test_a_command_that_is_none_is_refused(word: str, tmp_path: Path, user_folder: Path) -> None:
     run = small_run(tmp_path, steps=1)

@@ -9,7 +9,7 @@ import { api } from '../../scripts/api.js'
 const TRAIN = /^AprendizTrain[A-Z]/
 const TELLS = ['AprendizInspect', 'AprendizDatasetFolder', 'AprendizDatasetImages']   // nodes whose text result is shown
 const POLL = 1000                        // milliseconds between two looks at a run that lives
-const PICTURE = /\.(png|jpe?g|webp|bmp|avif)$/i, KNOWN = [PICTURE, /\.(txt|caption)$/i, /^metadata\.(jsonl|csv)$/i]
+const PICTURE = /\.(png|jpe?g|webp|bmp|avif)$/i, KNOWN = [PICTURE, /\.(txt|caption)$/i, /^metadata\.(jsonl|csv)$/i, /^concept\.json$/i]
 const LOW = 360, HIGH = 760              // pixels of the panel on a node
 const ALIVE = ['queued', 'running', 'paused']
 
@@ -137,7 +137,8 @@ function show(one, on) {
   if (one.computeLayoutSize) one.computeLayoutSize = () => ({ minHeight: 0, maxHeight: 0, minWidth: 0 })
 }
 
-function fold(node) {
+/** Show what is to be seen of a node's widgets, and give it the height for them, `least` pixels at least. */
+function fold(node, least = 0) {
   const known = table[node.comfyClass]
   if (!known) return
   const all = node.properties.aprendiz_all === true
@@ -150,7 +151,7 @@ function fold(node) {
   }
   const button = widget(node, 'aprendiz_fold')
   if (button) button.label = say(all ? 'fold' : 'unfold')
-  node.setSize?.([node.size[0], node.computeSize()[1]])
+  node.setSize?.([node.size[0], Math.max(least, node.computeSize()[1])])
   app.graph?.setDirtyCanvas?.(true, true)
 }
 
@@ -189,7 +190,7 @@ function named(node) {
     if (values) for (const { id, default: usual } of table[node.comfyClass] ?? []) { const one = widget(node, id); if (one) one.value = id in values ? values[id] : usual }
     if (data.properties?.aprendiz_schema > schema && schema) toast('warn', say('newer'))
     if (TRAIN.test(node.comfyClass) && data.properties?.aprendiz_run) showRun(node, data.properties.aprendiz_run)
-    setTimeout(() => fold(node), 0)
+    setTimeout(() => fold(node, data.size?.[1]), 0)   // a person may have given it more room than it needs
   }
 }
 

@@ -22,6 +22,7 @@ NO_PROMPT = word("No prompt was given. Write one a line into 'prompts'.")
 UNEVEN = word("Pictures before: {before}, after: {after}. Connect as many of each.")
 NO_RUNS_FOLDER = word("The folder for runs, {folder}, is not there. Make it, or write another full path into ComfyUI's settings "
                       "under Aprendiz; empty is the output folder.")
+NO_FILE_MANAGER = word("No file manager could be started to show {folder}. Open that folder by yourself.")
 NO_DIFFUSERS = word("diffusers is missing or broken ({reason}), and the built-in model needs it. `python -m aprendiz doctor` "
                     "says how to install it.")
 
