@@ -44,5 +44,13 @@
     },
   }
 
-  onUiLoaded(() => { import(new URL('./aprendiz/page.js', location.href).href) })
+  /** The host mounts the page's routes after its own page may be open, and a browser never asks again for a module that failed. */
+  const bring = async () => {
+    const page = new URL('./aprendiz/page.js', location.href).href
+    const there = await fetch(page).then(answer => answer.headers.has('X-Aprendiz'), () => false)
+    if (there) import(page)
+    else setTimeout(bring, 2000)
+  }
+
+  onUiLoaded(bring)
 }

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from conftest import BROWSERS
 from PIL import Image, PngImagePlugin
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
 from aprendiz.micro.pictures import write_pictures
 from aprendiz.run import Run
@@ -233,6 +233,36 @@ def test_what_is_wrong_stands_beside_the_setting_and_the_picture_it_concerns(pag
     expect(page.locator("#aprendiz-summary")).to_contain_text("Steps: 5")
     fill(page, "data-path", str(place / "nowhere"))
     expect(page.locator("#aprendiz-data-path .ap-problem")).to_contain_text("There is no folder", timeout=PATIENCE)
+
+
+HOST = """<div id="aprendiz"><div id="aprendiz-live"></div></div>
+<script>const gradioApp = () => document, onUiLoaded = ready => ready()</script><script>SCRIPT</script>"""
+
+
+def test_the_page_comes_up_however_late_its_server_answers(browser: Browser, address: str) -> None:
+    # As a host's page that is open before the host has mounted the routes; each of them fails once.
+    refused: list[str] = []
+
+    def answer(route: Route) -> None:
+        name = route.request.url.rpartition("/")[2].partition("?")[0]
+        if name in refused:
+            route.continue_()
+        else:
+            refused.append(name)
+            route.fulfill(status=404, body="{}")
+
+    page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
+    script = (ROOT / "javascript" / "aprendiz.js").read_text(encoding="utf-8")
+    page.route("**/host", lambda route: route.fulfill(content_type="text/html", body=HOST.replace("SCRIPT", script)))
+    for name in ("page.js", "page.css", "words", "panel.js", "runs"):
+        page.route(re.compile(f"/aprendiz/{re.escape(name)}"), answer)
+    page.goto(f"{address.rstrip('/')}/host")
+    page.locator("#aprendiz-live .ap-runs").wait_for()
+    expect(page.locator(".ap-note")).to_be_hidden(timeout=PATIENCE)
+    assert sorted(refused) == ["page.css", "page.js", "panel.js", "runs", "words"]
+    assert page.evaluate("!!customElements.get('aprendiz-run') && [...document.styleSheets].some(sheet => sheet.cssRules.length > 9)")
+    page.close()
 
 
 def test_script_in_captions_names_and_metadata_stays_text(page: Page, place: Path, address: str) -> None:

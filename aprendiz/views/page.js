@@ -9,7 +9,7 @@ import {choose, follow, listRuns, places, runs, shelf} from './page-runs.js'
 import {clearProblems, estimateWaits, markSettings, showEstimate, showProblems} from './page-settings.js'
 import {listResults, tryRun, trying} from './page-try.js'
 
-const LIST_EVERY = 3000, EVENTS_EVERY = 1000, IDLE_EVERY = 10000  // milliseconds
+const LIST_EVERY = 3000, EVENTS_EVERY = 1000, IDLE_EVERY = 10000, LOAD_EVERY = 2000  // milliseconds
 
 /** Put what we draw into the page, again where a host has drawn its part anew. Whether it is there and can be seen. */
 function attach() {
@@ -106,10 +106,21 @@ async function tick() {
   setTimeout(tick, EVENTS_EVERY)
 }
 
+/** What the page needs before it can be drawn, asked for until it is there. A module that failed is never asked for again by its name. */
+async function load(tries = 0) {
+  document.querySelector('link[data-aprendiz]')?.remove()
+  document.head.append(make('link', {rel: 'stylesheet', href: at('page.css'), 'data-aprendiz': 'yes'}))
+  try {
+    const [words] = await Promise.all([ask('words'), import(at(tries ? `panel.js?${tries}` : 'panel.js'))])
+    Object.assign(told, words)
+  } catch {
+    await wait(LOAD_EVERY)
+    await load(tries + 1)
+  }
+}
+
 async function begin() {
-  if (!document.querySelector('link[data-aprendiz]')) document.head.append(make('link', {rel: 'stylesheet', href: at('page.css'), 'data-aprendiz': 'yes'}))
-  const [words] = await Promise.all([ask('words'), import(at('panel.js'))])
-  Object.assign(told, words)
+  await load()
   shelf.changed = listResults
   shelf.tried = tryRun
   tick()
@@ -120,4 +131,4 @@ async function begin() {
   }
 }
 
-begin().catch(() => setTimeout(() => begin(), 2000))
+begin()
