@@ -265,6 +265,19 @@ def test_the_page_comes_up_however_late_its_server_answers(browser: Browser, add
     page.close()
 
 
+def test_that_the_server_does_not_answer_is_told_until_it_does(page: Page) -> None:
+    note = page.locator(".ap-note")
+    page.route("**/aprendiz/runs", lambda route: route.abort())
+    expect(note).to_contain_text("The server does not answer.", timeout=PATIENCE)
+    note.evaluate("note => new MutationObserver(() => { note.dataset.gone = 'yes' }).observe(note, {attributeFilter: ['hidden']})")
+    for _ in range(2):
+        with page.expect_request("**/aprendiz/runs"):
+            pass
+    assert not note.evaluate("note => note.dataset.gone")
+    page.unroute("**/aprendiz/runs")
+    expect(note).to_be_hidden(timeout=PATIENCE)
+
+
 def test_script_in_captions_names_and_metadata_stays_text(page: Page, place: Path, address: str) -> None:
     folder = place / "hostile"
     folder.mkdir()

@@ -20,8 +20,8 @@ export function runs() {
 
 export async function listRuns() {
   const busy = new Set(shelf.runs.filter(run => run.busy).map(run => run.name))
-  shelf.listed = Date.now()
   shelf.runs = (await ask('runs')).runs
+  shelf.listed = Date.now()  // once answered: until then each tick asks, and tells that nobody answers
   for (const run of shelf.runs) {  // placed once; asked for, so that the host's lists are not shown too early
     if (window.aprendizHost && run.state === 'finished' && busy.has(run.name)) place(run.name).then(window.aprendizHost.ended).catch(() => {})
   }
