@@ -217,7 +217,7 @@ def command(run: Run, word: str) -> None:
     if word == "start":
         if runs.state(run) not in ("stopped", "failed", "dead", "queued"):
             raise Refused(409, "This run is not one to go on with.")
-        runs.take_up(run, host, None, True)
+        runs.take_up(run, host, None, run.job().output.keep_running)
     elif word == "stop":
         runs.stop(run)
     elif word in COMMANDS:

@@ -43,7 +43,7 @@ def train(id: str, node: str | None, base: Mapping[str, Any], dataset: Mapping[s
     if background and before is not None and before.over and before.last.get("event") == "failed" and not before.reported:
         before.reported = True
         check_end(run.name, before.last)
-    watch = runs.take_up(run, host, node, job.output.keep_running or background)
+    watch = runs.take_up(run, host, node, job.output.keep_running)
     if background:
         return run, False
     runs.attend(watch, host, Teller(run, node).show)

@@ -36,6 +36,10 @@ class Host:
         self.drawn_with = "cpu"
         self.stopping = False
 
+    def runs_folder(self) -> Path:
+        """Where runs are kept."""
+        return self.folder
+
     def place_for(self, kind: str) -> Path:
         """Where files of a kind are put."""
         return self.folder / kind

@@ -19,7 +19,7 @@ from aprendiz import registry
 from aprendiz.micro.pictures import write_pictures
 from aprendiz.views import comfy, comfy_nodes, ready, results
 
-runs, routes, draw, sources = (door(f"nodes.{name}") for name in ("runs", "routes", "draw", "sources"))
+runs, routes, draw, sources, train = (door(f"nodes.{name}") for name in ("runs", "routes", "draw", "sources", "train"))
 run_module, settings_module, errors, client = (
     door(f"aprendiz.{name}") for name in ("run", "settings", "errors", "worker.client"))
 
@@ -125,6 +125,39 @@ def test_pages_are_told_whose_graph_a_run_belongs_to(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=server)))
     door("nodes.host").send("run", {"id": "1", "node": "2:1"})
     assert told == [("aprendiz.run", {"id": "1", "node": "2:1", "client": "a page"})]
+
+
+@pytest.fixture
+def queue(tmp_path: Path, host: Host, user_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, bool]]:
+    """Queues a small training node with these widgets."""
+    for module in (train, routes, sources):
+        monkeypatch.setattr(module, "host", host)
+    write_pictures(tmp_path / "pictures", "fish", count=2)
+
+    def queued(**given: Any) -> tuple[Any, bool]:
+        told: tuple[Any, bool] = train.train(
+            "AprendizTrainLora", "9", {"path": "micro"}, {"data": {"path": str(tmp_path / "pictures")}},
+            {"steps": 1, "rank": 2, "name": "fish", "device": "cpu", **given}, {})
+        return told
+
+    return queued
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_run_outlives_the_host_only_where_that_was_asked_for(keep: bool, queue: Callable[..., Any],
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, bool]] = []
+
+    def not_started(run: Any, keep_running: bool) -> None:
+        asked.append((run, keep_running))
+        raise errors.RunError("It is not started.")
+
+    monkeypatch.setattr(runs, "start", not_started)
+    with pytest.raises(errors.RunError, match="not started"):
+        queue(when="background", keep_running=keep)
+    with pytest.raises(errors.RunError, match="not started"):
+        routes.command(asked[0][0], "start")
+    assert [kept for _, kept in asked] == [keep, keep]
 
 
 @pytest.mark.parametrize(("method", "places"), [
