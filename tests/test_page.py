@@ -261,7 +261,8 @@ def test_the_page_comes_up_however_late_its_server_answers(browser: Browser, add
     page.locator("#aprendiz-live .ap-runs").wait_for()
     expect(page.locator(".ap-note")).to_be_hidden(timeout=PATIENCE)
     assert sorted(refused) == ["page.css", "page.js", "panel.js", "runs", "words"]
-    assert page.evaluate("!!customElements.get('aprendiz-run') && [...document.styleSheets].some(sheet => sheet.cssRules.length > 9)")
+    assert page.evaluate("!!customElements.get('aprendiz-run')")
+    page.wait_for_function("() => [...document.styleSheets].some(sheet => sheet.cssRules.length > 9)")
     page.close()
 
 
@@ -269,7 +270,8 @@ def test_that_the_server_does_not_answer_is_told_until_it_does(page: Page) -> No
     note = page.locator(".ap-note")
     page.route("**/aprendiz/runs", lambda route: route.abort())
     expect(note).to_contain_text("The server does not answer.", timeout=PATIENCE)
-    note.evaluate("note => new MutationObserver(() => { note.dataset.gone = 'yes' }).observe(note, {attributeFilter: ['hidden']})")
+    note.evaluate("""note => new MutationObserver(() => { note.dataset.gone = 'yes' })
+        .observe(note, {attributeFilter: ['hidden']})""")
     for _ in range(2):
         with page.expect_request("**/aprendiz/runs"):
             pass
@@ -395,8 +397,9 @@ def test_runs_are_compared_side_by_side_with_one_slider_over_the_steps(page: Pag
     drawn = [image.get_attribute("alt") for image in both.locator("img").all()]
     assert drawn == ["short, step 0: a fish", "long, step 0: a fish"]
     assert both.locator("polyline").count() == 2
-    for name in ("short", "long"):
-        shutil.rmtree(place / "out" / "aprendiz" / name)
+    shutil.rmtree(place / "out" / "aprendiz" / "short")  # as another page deletes it
+    expect(both.locator(".ap-head")).to_have_text(["long step 0"], timeout=PATIENCE)
+    shutil.rmtree(place / "out" / "aprendiz" / "long")
 
 
 def test_a_condition_picture_is_chosen_in_the_page(page: Page, place: Path, address: str) -> None:

@@ -22,8 +22,9 @@ export async function compareRun(name, on) {
   draw()
 }
 
-/** Read on in the runs that are going on. */
+/** Read on in the runs that are going on, and let those go that are there no more. */
 export async function refreshComparison(runs) {
+  for (const name of compared) if (!runs.some(run => run.name === name)) compareRun(name, false)
   for (const run of runs) {
     const known = found.get(run.name)
     if (known && (run.busy || known.busy) && await read(run.name)) draw()
