@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from comfy_api.latest import ComfyExtension, io
@@ -12,6 +13,20 @@ from ..aprendiz.views.comfy_nodes import BACKGROUND, node_id
 from . import draw, host, micro, routes, runs, schema, sources, train
 
 
+def speaking(node: Any) -> Any:
+    """A node that tells what it has to tell in the language of ComfyUI's page."""
+    work = node.execute.__func__
+
+    @functools.wraps(work)
+    def execute(cls: Any, *given: Any, **named: Any) -> Any:
+        host.follow_language()
+        return work(cls, *given, **named)
+
+    node.execute = classmethod(execute)
+    return node
+
+
+@speaking
 class AprendizBase(io.ComfyNode):
     """Chooses the model that is taught."""
 
@@ -24,6 +39,7 @@ class AprendizBase(io.ComfyNode):
         return io.NodeOutput(sources.base_values(given))
 
 
+@speaking
 class AprendizLoadMicro(io.ComfyNode):
     """The embedded base for stock nodes."""
 
@@ -36,6 +52,7 @@ class AprendizLoadMicro(io.ComfyNode):
         return io.NodeOutput(*micro.load(), {"path": "micro"})
 
 
+@speaking
 class AprendizDatasetFolder(io.ComfyNode):
     """A folder of pictures with captions."""
 
@@ -52,6 +69,7 @@ class AprendizDatasetFolder(io.ComfyNode):
         return sources.fingerprint(folder)
 
 
+@speaking
 class AprendizDatasetImages(io.ComfyNode):
     """Pictures of the graph with captions."""
 
@@ -72,6 +90,7 @@ def dataset_output(node: Any, id: str, folder: str, options: Any, given: dict[st
     return io.NodeOutput(values, images, report, count, ui=shown)
 
 
+@speaking
 class AprendizDatasetOptions(io.ComfyNode):
     """How pictures are treated."""
 
@@ -95,6 +114,7 @@ def training_node(method: str) -> Any:
     """The training node of a method."""
     id = node_id(method)
 
+    @speaking
     class Train(io.ComfyNode):
         @classmethod
         def define_schema(cls) -> Any:
@@ -117,6 +137,7 @@ def training_node(method: str) -> Any:
     return Train
 
 
+@speaking
 class AprendizLoraStack(io.ComfyNode):
     """A LoRA and its weight."""
 
@@ -130,6 +151,7 @@ class AprendizLoraStack(io.ComfyNode):
         return io.NodeOutput([*(loras or []), (str(found), weight)])
 
 
+@speaking
 class AprendizGenerate(io.ComfyNode):
     """Draws with any base."""
 
@@ -145,6 +167,7 @@ class AprendizGenerate(io.ComfyNode):
         return io.NodeOutput(draw.generate(base, loras or [], values, shown, cls.hidden.unique_id))
 
 
+@speaking
 class AprendizWalk(io.ComfyNode):
     """A moving picture from prompt to prompt."""
 
@@ -159,6 +182,7 @@ class AprendizWalk(io.ComfyNode):
         return io.NodeOutput(host.blocked() if frames is None else frames, ui=shown)
 
 
+@speaking
 class AprendizGrid(io.ComfyNode):
     """Pairs of pictures with their labels."""
 
@@ -171,6 +195,7 @@ class AprendizGrid(io.ComfyNode):
         return io.NodeOutput(draw.grid(before, after, labels, heading))
 
 
+@speaking
 class AprendizInspect(io.ComfyNode):
     """What a file of weights is."""
 

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ..aprendiz.errors import Problem, ProblemsError
+from ..aprendiz.texts import nearest
 from ..aprendiz.views.panel import NO_RUNS_FOLDER
 
+LANGUAGE_GIVEN = os.environ.get("APRENDIZ_LANGUAGE", "")  # before `follow_language` changed it
 PREVIEW = 512  # pixels, the longer side of a picture shown on a node while it runs
 
 
@@ -33,6 +35,17 @@ def setting(name: str) -> Any:
         return json.loads(file.read_text(encoding="utf-8")).get(name)
     except (OSError, ValueError, AttributeError):
         return None
+
+
+def follow_language() -> None:
+    """Speak the language of ComfyUI's page, where none was asked for by name: the settings panel's, else the system's."""
+    if LANGUAGE_GIVEN:
+        return
+    chosen = setting("Comfy.Locale")
+    if chosen:
+        os.environ["APRENDIZ_LANGUAGE"] = nearest(str(chosen))
+    else:
+        os.environ.pop("APRENDIZ_LANGUAGE", None)
 
 
 def runs_folder() -> Path:

@@ -23,7 +23,23 @@ from ..aprendiz.settings import SCHEMA, Job
 from ..aprendiz.texts import label, nearest
 from ..aprendiz.views.comfy import widget_values
 from ..aprendiz.views.comfy_nodes import node_id, nodes
-from ..aprendiz.views.panel import NO_FILE_MANAGER, SCRIPT, event_in, texts
+from ..aprendiz.views.panel import (
+    NO_COMMAND,
+    NO_FILE_MANAGER,
+    NO_INPUT_FOLDER,
+    NO_JSON,
+    NO_NODE,
+    NO_OFFSET,
+    NO_PICTURE,
+    NO_SUCH_RUN,
+    NOT_TO_GO_ON,
+    ONLY_JSON,
+    ONLY_THERE,
+    OTHER_PAGE,
+    SCRIPT,
+    event_in,
+    texts,
+)
 from ..aprendiz.worker.messages import COMMANDS
 from . import host, runs, sources
 
@@ -35,11 +51,11 @@ _registered = False
 _known: dict[str, Path] = {}
 
 
-class Refused(Exception):
+class Refused(AprendizError):
     """An answer other than 200: status and sentence."""
 
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
+    def __init__(self, status: int, template: str) -> None:
+        super().__init__(template)
         self.status = status
 
 
@@ -63,10 +79,11 @@ def register() -> None:
 
 
 def answer(work: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
-    """A handler that answers mistakes with a sentence."""
+    """A handler that answers mistakes with a sentence, in the person's language."""
     from aiohttp import web
 
     async def handle(request: Any) -> Any:
+        await asyncio.to_thread(host.follow_language)
         try:
             return await work(request)
         except Refused as refused:
@@ -95,7 +112,7 @@ def find(id: str) -> Run:
         _known.update({runs.run_id(run.folder): run.folder for run in all_runs()})
         folder = _known.get(id)
     if folder is None or not (folder / "job.json").is_file():
-        raise Refused(404, "There is no such run.")
+        raise Refused(404, NO_SUCH_RUN)
     return Run(folder)
 
 
@@ -109,7 +126,7 @@ def inside(folder: Path, path: str) -> Path:
     root = folder.resolve()
     file = (root / path).resolve()
     if not file.is_relative_to(root) or file.suffix.lower() not in PICTURES or not file.is_file():
-        raise Refused(404, "There is no such picture.")
+        raise Refused(404, NO_PICTURE)
     return file
 
 
@@ -159,7 +176,7 @@ def as_node(run: Run, speaks: str = "en") -> dict[str, Any]:
     values = run.values()
     id = node_id(str(values.get("method", {}).get("name", "lora")))
     if id not in nodes():
-        raise Refused(404, "There is no node for this method.")
+        raise Refused(404, NO_NODE)
     asked = as_widgets(id, values)
     # Not the widgets' defaults: the job of a run says what suits its method where nothing was set.
     usual = as_widgets(id, Job.read({"method": {"name": values["method"]["name"]}, "data": {"path": "."}}).values())
@@ -189,7 +206,7 @@ def ready_for(asked: Any) -> dict[str, Any]:
     """Nodes for a folder of pictures that was just uploaded below the input folder. Raises Refused for all but a plain name."""
     name = asked.get("folder") if isinstance(asked, dict) else None
     if not isinstance(name, str) or not FOLDER.fullmatch(name) or not (host.input_folder() / name).is_dir():
-        raise Refused(404, "There is no such folder below ComfyUI's input folder.")
+        raise Refused(404, NO_INPUT_FOLDER)
     values = sources.ready_values(name)
     return {"type": node_id("lora"), "widgets": widget_values(nodes()[node_id("lora")].inputs, values),
             "base": {"base": values["base"]["path"]},
@@ -216,14 +233,14 @@ def command(run: Run, word: str) -> None:
     """Tell a run something, or take it up again. Raises Refused."""
     if word == "start":
         if runs.state(run) not in ("stopped", "failed", "dead", "queued"):
-            raise Refused(409, "This run is not one to go on with.")
+            raise Refused(409, NOT_TO_GO_ON)
         runs.take_up(run, host, None, run.job().output.keep_running)
     elif word == "stop":
         runs.stop(run)
     elif word in COMMANDS:
         run.tell(word)
     else:
-        raise Refused(400, "There is no such command.")
+        raise Refused(400, NO_COMMAND)
 
 
 def open_folder(run: Run) -> None:
@@ -291,7 +308,7 @@ async def run_events(request: Any) -> Any:
     try:
         offset = int(request.query.get("offset", "0"))
     except ValueError:
-        raise Refused(400, "offset is no number.") from None
+        raise Refused(400, NO_OFFSET) from None
     id, speaks = request.match_info["id"], language(request)
     return await told(lambda: events_since(find(id), offset, speaks))
 
@@ -313,13 +330,13 @@ async def run_file(request: Any) -> Any:
 async def posted(request: Any) -> Any:
     """The JSON of a post. Raises Refused for other pages' posts and for anything else than JSON."""
     if not same_origin(request.headers, request.host):
-        raise Refused(403, "This was asked by another page.")
+        raise Refused(403, OTHER_PAGE)
     if request.content_type != "application/json":
-        raise Refused(415, "Only JSON is taken.")
+        raise Refused(415, ONLY_JSON)
     try:
         return await request.json()
     except json.JSONDecodeError:
-        raise Refused(400, "This is no JSON.") from None
+        raise Refused(400, NO_JSON) from None
 
 
 async def ready(request: Any) -> Any:
@@ -334,7 +351,7 @@ async def tell(request: Any) -> Any:
     run = await asyncio.to_thread(find, request.match_info["id"])
     if word == "open":
         if request.remote not in ("127.0.0.1", "::1"):
-            raise Refused(403, "The folder is opened on the machine that ComfyUI runs on, and only from there.")
+            raise Refused(403, ONLY_THERE)
         await asyncio.to_thread(open_folder, run)
     else:
         await asyncio.to_thread(command, run, str(word))

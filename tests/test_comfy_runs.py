@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import subprocess
@@ -265,6 +266,50 @@ def test_a_machine_without_a_file_manager_is_told_of(tmp_path: Path, user_folder
         routes.open_folder(run)
     assert str(run.folder) in str(told.value)
     answers("ComfyUI: no file manager", told.value)
+
+
+@pytest.mark.parametrize(("chosen", "given", "told"), [
+    ("es", "", "No existe esa orden."), ("pt-BR", "", "Esse comando não existe."), ("fr", "", "There is no such command."),
+    (None, "", "Esse comando não existe."), ("es", "en", "There is no such command.")])
+def test_mistakes_are_answered_in_the_language_of_the_hosts_page(
+        chosen: str | None, given: str, told: str, tmp_path: Path, user_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    comfy_host = door("nodes.host")
+    monkeypatch.setattr(comfy_host, "LANGUAGE_GIVEN", given)
+    monkeypatch.setenv("APRENDIZ_LANGUAGE", given or "es")  # Spanish as an earlier answer may have left it
+    monkeypatch.setenv("LC_ALL", "pt_BR.UTF-8")
+    folder = tmp_path / "user"
+    (folder / "default").mkdir(parents=True)
+    settings = json.dumps({"Comfy.Locale": chosen} if chosen else {})
+    (folder / "default" / "comfy.settings.json").write_text(settings, encoding="utf-8")
+    monkeypatch.setitem(sys.modules, "folder_paths", SimpleNamespace(get_user_directory=lambda: str(folder)))
+    web = SimpleNamespace(json_response=lambda body, status: (status, body["error"]))
+    monkeypatch.setitem(sys.modules, "aiohttp", SimpleNamespace(web=web))
+    run = small_run(tmp_path, steps=1)
+
+    async def work(request: Any) -> None:
+        routes.command(run, "dance")
+
+    assert asyncio.run(routes.answer(work)(None)) == (400, told)
+
+
+def test_every_node_speaks_the_language_of_the_hosts_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Followed(Exception):
+        """The language was looked up, before anything else."""
+
+    def followed() -> None:
+        raise Followed
+
+    latest = SimpleNamespace(ComfyExtension=object, io=SimpleNamespace(ComfyNode=object))
+    monkeypatch.setitem(sys.modules, "comfy_api.latest", latest)
+    monkeypatch.setitem(sys.modules, "comfy_api", SimpleNamespace(latest=latest))
+    monkeypatch.setitem(sys.modules, "server", SimpleNamespace(PromptServer=None))
+    extension = door("nodes.extension")
+    monkeypatch.setattr(extension.host, "follow_language", followed)
+    listed = asyncio.run(extension.AprendizExtension().get_node_list())
+    assert {node.__name__ for node in listed} == set(comfy_nodes.nodes())
+    for node in listed:
+        with pytest.raises(Followed):
+            node.execute()
 
 
 @pytest.mark.parametrize("word", ["rm", "", "None", "start;", "../stop"])

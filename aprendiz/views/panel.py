@@ -26,6 +26,19 @@ NO_FILE_MANAGER = word("No file manager could be started to show {folder}. Open 
 NO_DIFFUSERS = word("diffusers is missing or broken ({reason}), and the built-in model needs it. `python -m aprendiz doctor` "
                     "says how to install it.")
 
+# What the routes answer where they do not do what was asked.
+NO_SUCH_RUN = word("There is no such run.")
+NO_PICTURE = word("There is no such picture.")
+NO_NODE = word("There is no node for this method.")
+NO_INPUT_FOLDER = word("There is no such folder below ComfyUI's input folder.")
+NOT_TO_GO_ON = word("This run is not one to go on with.")
+NO_COMMAND = word("There is no such command.")
+NO_OFFSET = word("offset is no number.")
+OTHER_PAGE = word("This was asked by another page.")
+ONLY_JSON = word("Only JSON is taken.")
+NO_JSON = word("This is no JSON.")
+ONLY_THERE = word("The folder is opened on the machine that ComfyUI runs on, and only from there.")
+
 # Keys are what the scripts ask for. {fields} are filled in there.
 TEXTS: dict[str, str] = {
     "queued": word("queued"), "running": word("running"), "paused": word("paused"), "stopped": word("stopped"),
