@@ -320,10 +320,15 @@ def test_settings_of_a_run_fill_the_form_and_delete_asks_first(page: Page, place
     run = Run.create(place / "out", job, "digest")
     run.attempt = 1
     run.event("stopped", step=0)
+    run.log.write_text(f"the last words\n{SCRIPT}", encoding="utf-8")
     broken = run.values() | {"training": {**run.values()["training"], "validate_every_steps": 10}}
     (run.folder / "job.json").write_text(json.dumps(broken), encoding="utf-8")
     opened(page, address)
     row = page.locator('[data-run="older"]')
+    with page.expect_popup() as opening:
+        row.get_by_role("link", name="Log").click()
+    expect(opening.value.locator("pre")).to_have_text(f"the last words\n{SCRIPT}", timeout=PATIENCE)
+    opening.value.close()
     row.get_by_role("button", name="Use its settings").click()
     expect(page.locator("#aprendiz-training-steps >> css=textarea, input").first).to_have_value("77", timeout=PATIENCE)
     expect(page.locator("#aprendiz-lora-rank input")).to_have_value("5")

@@ -208,7 +208,7 @@ def test_runs_are_listed_and_read_on_from_where_they_were_read_to(routes: Routes
     one, = told(get(routes, "runs"))["runs"]
     assert {**one, "time": None} == {"name": "one", "state": "dead", "busy": False, "step": 1, "steps": 3, "loss": 0.5,
                                      "picture": None, "time": None, "file": None, "method": "lora", "base": "micro",
-                                     "trigger": None, "files": [], "prompts": []}
+                                     "trigger": None, "files": [], "prompts": [], "log": None}
     first = told(get(routes, "runs/one/events"))
     assert [event["event"] for event in first["events"]] == ["queued", "step"] and first["state"] == "dead" and first["problems"]
     run.event("finished", step=3, file="one.safetensors")
@@ -228,6 +228,20 @@ def test_the_losses_of_a_run_are_a_table(routes: Routes, tmp_path: Path, data: P
     assert answer.body.decode().splitlines() == ["step,epoch,loss,learning_rate,validation_loss", "1,0.5,0.25,0.0001,",
                                                  "2,1.0,,0.0001,0.5"]
     assert answer.kind.startswith("text/csv") and "one-loss.csv" in answer.headers["Content-Disposition"]
+
+
+def test_the_log_of_a_run_is_named_where_there_is_one_and_stays_text(routes: Routes, tmp_path: Path, data: Path) -> None:
+    run = made(tmp_path, data)
+    assert told(get(routes, "runs"))["runs"][0]["log"] is None
+    run.log.write_text(f"attempt begun\n{SCRIPT} señor\n", encoding="utf-8")
+    run.attempt = 1
+    run.event("queued")
+    listed = told(get(routes, "runs"))["runs"][0]
+    assert listed["step"] == 0 and listed["log"] == "log.txt"  # also of one that ended before its first step
+    answer = client(routes).get(f"/aprendiz/runs/one/files/{listed['log']}")
+    assert answer.text == f"attempt begun\n{SCRIPT} señor\n" and answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert answer.headers["x-content-type-options"] == "nosniff" and "sandbox" in answer.headers["content-security-policy"]
+    assert "content-disposition" not in answer.headers  # shown, not kept
 
 
 def test_an_answer_holds_a_megabyte_of_events_at_most_and_loses_none(routes: Routes, tmp_path: Path, data: Path) -> None:

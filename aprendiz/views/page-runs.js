@@ -54,6 +54,7 @@ function drawRun(run) {
     make('span', {class: 'ap-does'},
       run.file && make('a', {href: at(filePath(run.name, run.file)), download: true, ...key('file', run)}, say('download')),
       run.step > 0 && make('a', {href: at(`runs/${encodeURIComponent(run.name)}/loss.csv`), download: true, ...key('csv', run)}, say('csv')),
+      run.log && make('a', {href: at(filePath(run.name, run.log)), target: '_blank', rel: 'noopener', ...key('log', run)}, say('log')),
       run.file && window.aprendizHost && make('button', {onclick: () => send(run.name), ...key('send', run)}, say('send')),
       run.files.length > 0 && make('button', {onclick: () => shelf.tried(run.name), ...key('try', run)}, say('try_it')),
       !run.busy && run.state !== 'finished' && make('button', {onclick: () => act(run.name, 'resume'), ...key('resume', run)}, say('resume')),

@@ -373,7 +373,7 @@ class About:
                                  trigger=values["data"]["trigger"])
             except (AprendizError, KeyError, TypeError):
                 logger.info("%s has a job that cannot be read", run.name)
-        self.told.update(state=state, busy=state in BUSY)
+        self.told.update(state=state, busy=state in BUSY, log=run.log.name if run.log.is_file() else None)
         lines, self.offset = read_some(run.folder / "events.jsonl", self.offset)
         for event in lines:
             kind = event.get("event")

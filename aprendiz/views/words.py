@@ -51,6 +51,7 @@ WORDS = {
     "replaced": Problem("{count} captions were changed."),
     "undo": Problem("Undo"),
     "csv": Problem("Losses as CSV"),
+    "log": Problem("Log"),
     "estimating": Problem("Estimating time and memory"),
     "try_it": Problem("Try it"),
     "try_result": Problem("What was learned"),
