@@ -38,7 +38,7 @@ class Watch:
         self.run, self.worker, self.host, self.node = run, worker, host, node
         self.news: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self.last: dict[str, Any] = {}
-        self.reported = False  # whether a node has shown how it failed
+        self.reported = False  # whether a node has shown how it failed, or given its result
         self._thread = threading.Thread(target=self._follow, name=f"aprendiz {run.name}", daemon=True)
 
     def begin(self) -> None:
@@ -152,6 +152,16 @@ def attend(watch: Watch, host: Any, show: Callable[[dict[str, Any]], None]) -> N
         stop(watch.run)
         raise
     check_end(watch.run.name, watch.last)
+
+
+def to_hand_out(identity: str, node: str | None) -> Run | None:
+    """The finished run of a job, by its hash, whose result this node has not given yet."""
+    for watch in WATCHES.values():
+        if not watch.reported and watch.node in (node, None) and watch.run.state == "finished":
+            first = read_events(watch.run.folder / "events.jsonl")[0][:1]
+            if first and first[0].get("job") == identity:
+                return watch.run
+    return None
 
 
 def states() -> tuple[tuple[str, str], ...]:

@@ -33,13 +33,18 @@ def train(id: str, node: str | None, base: Mapping[str, Any], dataset: Mapping[s
     """
     from ..aprendiz.data.folder import scan
     job = read_job(id, base, dataset, given)
-    run = Run.create(host.runs_folder(), job, scan(job.data, sources.heed).digest)
+    digest = scan(job.data, sources.heed).digest
     background = given.get("when") == BACKGROUND
+    # Wanted `again`, a job is made anew each time; what the background has finished of it is to be had first.
+    done = runs.to_hand_out(job.hash(digest), node) if background else None
+    run = done or Run.create(host.runs_folder(), job, digest)
+    before = runs.WATCHES.get(run.folder)
     if run.state == "finished":
+        if before is not None:
+            before.reported = True
         host.send("run", {"id": runs.run_id(run.folder), "name": run.name, "node": node})
         return run, True
     keep(run.folder, graph)
-    before = runs.WATCHES.get(run.folder)
     if background and before is not None and before.over and before.last.get("event") == "failed" and not before.reported:
         before.reported = True
         check_end(run.name, before.last)
@@ -47,6 +52,7 @@ def train(id: str, node: str | None, base: Mapping[str, Any], dataset: Mapping[s
     if background:
         return run, False
     runs.attend(watch, host, Teller(run, node).show)
+    watch.reported = True
     return run, True
 
 

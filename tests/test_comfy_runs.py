@@ -161,6 +161,30 @@ def test_a_run_outlives_the_host_only_where_that_was_asked_for(keep: bool, queue
     assert [kept for _, kept in asked] == [keep, keep]
 
 
+@pytest.mark.parametrize("again", [True, False])
+def test_a_run_in_the_background_gives_its_result_once_before_it_is_trained_anew(
+        again: bool, queue: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def finishes(run: Any, keep_running: bool) -> Any:
+        """A worker that has nothing to do."""
+        begun = (run.folder / "events.jsonl").stat().st_size
+        run.file.write_bytes(b"weights")
+        run.attempt = 1
+        run.event("queued")
+        run.event("finished", step=1, file=run.file)
+        return client.Worker(run, subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE), begun)
+
+    monkeypatch.setattr(runs, "start", finishes)
+    monkeypatch.setattr(train, "Teller", lambda run, node: SimpleNamespace(show=lambda event: None))
+    first, done = queue(when="background", again=again)
+    assert not done and runs.WATCHES[first.folder].wait(60)
+    assert queue(when="background", again=again, steps=2)[0].folder != first.folder, "another job"
+    second, done = queue(when="background", again=again)
+    assert done and second.folder == first.folder
+    third, done = queue(when="background", again=True)
+    assert not done and third.folder != first.folder and runs.WATCHES[third.folder].wait(60)
+    assert queue(when="wait", again=True)[0].folder not in (first.folder, third.folder), "only the background hands out"
+
+
 @pytest.mark.parametrize(("method", "places"), [
     ("lora", {"lora": "loras/zwx.safetensors"}), ("textual_inversion", {"embedding": "embeddings/zwx.safetensors"}),
     ("controlnet", {"controlnet": "controlnet/zwx.safetensors"}),
