@@ -280,6 +280,30 @@ def test_that_the_server_does_not_answer_is_told_until_it_does(page: Page) -> No
     expect(note).to_be_hidden(timeout=PATIENCE)
 
 
+def test_a_run_is_followed_on_once_its_server_answers_again(page: Page, place: Path, address: str) -> None:
+    run = Run.create(place / "out", Job.read({"data": str(place / "fish"), "steps": 500, "name": "away"}), "digest")
+    asked: list[Route] = []
+
+    def answer(route: Route) -> None:
+        """Gone at first, then silent, as where the connection was cut, then there."""
+        asked.append(route)
+        if len(asked) == 1:
+            route.abort()
+        elif len(asked) > 2:
+            route.continue_()
+
+    page.add_init_script("{ const real = AbortSignal.timeout; AbortSignal.timeout = () => real.call(AbortSignal, 2000) }")
+    with run.locked():
+        run.event("step", step=1, steps=500, loss=0.5)
+        opened(page, address)
+        panel(page, "step 1 of 500")
+        page.route("**/runs/away/events*", answer)
+        run.event("step", step=2, steps=500, loss=0.5)
+        panel(page, "step 2 of 500")
+        expect(page.locator(".ap-note")).to_be_hidden(timeout=PATIENCE)
+    shutil.rmtree(run.folder)
+
+
 def test_script_in_captions_names_and_metadata_stays_text(page: Page, place: Path, address: str) -> None:
     folder = place / "hostile"
     folder.mkdir()

@@ -6,6 +6,8 @@ export const at = path => new URL(path, import.meta.url).href
 export const root = () => (window.gradioApp ? window.gradioApp() : document)
 export const find = id => root().querySelector('#' + CSS.escape(id))
 
+const LONGEST_LOOK = 20000  // milliseconds
+
 /** What the page was told once, by the route `words`: texts, settings, methods, samplers. */
 export const told = {words: {}, panel: {}, settings: [], methods: {}, samplers: [], largest_picture: 0}
 export const say = (key, fields = {}) => (told.words[key] || key).replace(/{(\w+)}/g, (all, name) => fields[name] ?? all)
@@ -51,7 +53,8 @@ export function remembered(name, otherwise = null) {
 
 /** Ask a route, with an object or a file; an object. What a person can mend is thrown with its `problems`. */
 export async function ask(path, body) {
-  const how = body === undefined ? {} : body instanceof Blob ? {method: 'POST', body, headers: {'Content-Type': 'application/octet-stream'}}
+  // What is only looked at is asked for again, so nobody waits for an answer that a cut connection will never bring.
+  const how = body === undefined ? {signal: AbortSignal.timeout(LONGEST_LOOK)} : body instanceof Blob ? {method: 'POST', body, headers: {'Content-Type': 'application/octet-stream'}}
     : {method: 'POST', body: JSON.stringify(body), headers: {'Content-Type': 'application/json'}}
   const answer = await fetch(at(path), how)
   const value = await answer.json().catch(() => ({problems: []}))
