@@ -304,6 +304,22 @@ def test_a_run_is_followed_on_once_its_server_answers_again(page: Page, place: P
     shutil.rmtree(run.folder)
 
 
+def test_what_is_drawn_is_looked_at_again_once_the_server_answers(page: Page) -> None:
+    side = {"key": "k", "count": 0, "done": 0, "total": 4, "waits": None, "by": None, "problems": [], "ready": False}
+    answers = iter([{**side, "done": 1}, None, {**side, "problems": [{"text": "Given up.", "warning": False}], "ready": True}])
+
+    def answer(route: Route) -> None:
+        told = next(answers)
+        route.abort() if told is None else route.fulfill(json=told)
+
+    page.route("**/aprendiz/try", lambda route: route.fulfill(json={"base": "k", "tuned": None}))
+    page.route("**/aprendiz/tried*", answer)
+    page.locator(".ap-trying > summary").click()
+    page.get_by_label("What was learned").select_option("The base alone")
+    page.get_by_role("button", name="Draw", exact=True).click()
+    expect(page.locator(".ap-try .ap-problem")).to_have_text("Given up.", timeout=PATIENCE)
+
+
 def test_script_in_captions_names_and_metadata_stays_text(page: Page, place: Path, address: str) -> None:
     folder = place / "hostile"
     folder.mkdir()

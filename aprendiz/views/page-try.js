@@ -158,6 +158,14 @@ async function drawEvery() {
   }
 }
 
+/** How far one side is; asked for again while nobody answers. */
+async function look(key) {
+  for (;;) {
+    try { return await ask(`tried?key=${key}`) } catch (error) { if (error.problems) throw error }
+    await wait(LOOK_EVERY)
+  }
+}
+
 /** Draw one comparison into a new row; whether it could be done. */
 async function drawOnce(index) {
   const {values, title} = wanted(index)
@@ -171,7 +179,7 @@ async function drawOnce(index) {
   try {
     const keys = await ask('try', values)
     for (;;) {
-      const base = await ask(`tried?key=${keys.base}`), tuned = keys.tuned ? await ask(`tried?key=${keys.tuned}`) : null
+      const base = await look(keys.base), tuned = keys.tuned ? await look(keys.tuned) : null
       const failed = base.problems.length + (tuned?.problems.length ?? 0) > 0
       drawRow(row, values, title, count, base, tuned)
       done = base.ready && (!tuned || tuned.ready)
