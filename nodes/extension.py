@@ -125,7 +125,7 @@ def training_node(method: str) -> Any:
             graph = {"workflow": (cls.hidden.extra_pnginfo or {}).get("workflow"), "prompt": cls.hidden.prompt}
             run, finished = train.train(id, cls.hidden.unique_id, base, dataset, whole(cls, id, given), graph)
             values = train.result(id, run, model, clip) if finished else train.nothing_yet(id)
-            return io.NodeOutput(*values, ui={"aprendiz": [{"id": runs.run_id(run.folder), "name": run.name}]})
+            return io.NodeOutput(*values, ui={"aprendiz": [runs.shown(run, train.graph_id(graph))]})
 
         @classmethod
         def fingerprint_inputs(cls, when: str = "", **given: Any) -> Any:

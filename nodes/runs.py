@@ -31,11 +31,11 @@ GLANCE = 0.1  # seconds between two looks at whether the queue was interrupted
 class Watch:
     """A run that is followed by a thread of its own until it ends, and its result placed then.
 
-    worker: None where another program trains it.
+    worker: None where another program trains it. node, graph: what trains it on a page, by their ids.
     """
 
-    def __init__(self, run: Run, worker: Worker | None, host: Any, node: str | None) -> None:
-        self.run, self.worker, self.host, self.node = run, worker, host, node
+    def __init__(self, run: Run, worker: Worker | None, host: Any, node: str | None, graph: str | None) -> None:
+        self.run, self.worker, self.host, self.node, self.graph = run, worker, host, node, graph
         self.news: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self.last: dict[str, Any] = {}
         self.reported = False  # whether a node has shown how it failed, or given its result
@@ -43,7 +43,7 @@ class Watch:
 
     def begin(self) -> None:
         """Tell the page of it and follow; it is among the watches by then, because the page asks at once how it stands."""
-        self.host.send("run", {"id": run_id(self.run.folder), "name": self.run.name, "node": self.node})
+        self.host.send("run", {**shown(self.run, self.graph), "node": self.node})
         self._thread.start()
 
     @property
@@ -85,11 +85,11 @@ WATCHES: dict[Path, Watch] = {}
 _TAKING = threading.Lock()
 
 
-def take_up(run: Run, host: Any, node: str | None, keep_running: bool) -> Watch:
+def take_up(run: Run, host: Any, node: str | None, keep_running: bool, graph: str | None = None) -> Watch:
     """Train a run, or follow it where somebody does already; a worker that was told to stop is waited for.
 
-    node: the one that the queue is at; None from the page, beside the queue. Raises RunError, and ComfyUI's exception where the
-    queue is interrupted meanwhile.
+    node: the one of `graph` that the queue is at; None from the page, beside the queue. Raises RunError, and ComfyUI's exception
+    where the queue is interrupted meanwhile.
     """
     known = WATCHES.get(run.folder)
     if known is not None and not known.over and run.folder in _STOPPING:
@@ -107,7 +107,7 @@ def take_up(run: Run, host: Any, node: str | None, keep_running: bool) -> Watch:
                     else:
                         host.free_models()
                 worker = start(run, keep_running=keep_running)
-            known = WATCHES[run.folder] = Watch(run, worker, host, node)
+            known = WATCHES[run.folder] = Watch(run, worker, host, node, graph)
             known.begin()
     return known
 
@@ -167,6 +167,11 @@ def to_hand_out(identity: str, node: str | None) -> Run | None:
 def states() -> tuple[tuple[str, str], ...]:
     """The runs that this host started, with how they stand: what a node in the background waits to see changed."""
     return tuple(sorted((str(folder), "over" if watch.over else "runs") for folder, watch in WATCHES.items()))
+
+
+def shown(run: Run, graph: str | None) -> dict[str, Any]:
+    """What a page is told of a run, and of the graph whose node shows it."""
+    return {"id": run_id(run.folder), "name": run.name, "graph": graph}
 
 
 def run_id(folder: Path) -> str:

@@ -42,18 +42,23 @@ def train(id: str, node: str | None, base: Mapping[str, Any], dataset: Mapping[s
     if run.state == "finished":
         if before is not None:
             before.reported = True
-        host.send("run", {"id": runs.run_id(run.folder), "name": run.name, "node": node})
+        host.send("run", {**runs.shown(run, graph_id(graph)), "node": node})
         return run, True
     keep(run.folder, graph)
     if background and before is not None and before.over and before.last.get("event") == "failed" and not before.reported:
         before.reported = True
         check_end(run.name, before.last)
-    watch = runs.take_up(run, host, node, job.output.keep_running)
+    watch = runs.take_up(run, host, node, job.output.keep_running, graph_id(graph))
     if background:
         return run, False
     runs.attend(watch, host, Teller(run, node).show)
     watch.reported = True
     return run, True
+
+
+def graph_id(graph: Mapping[str, Any]) -> str | None:
+    """The id of a queued graph; None where it came without."""
+    return (graph.get("workflow") or {}).get("id")
 
 
 class Teller:

@@ -226,9 +226,9 @@ class PageHost:
                 self._tell(run.folder, events[done:place + 1])
                 return
 
-    def start(self, run: Run, node: str | None = None, client: str | None = None) -> None:
+    def start(self, run: Run, node: str | None = None, client: str | None = None, graph: str | None = None) -> None:
         """As when a training node begins: the page is told of the run. client: who queued it; None: the page in `client`."""
-        told = {"id": runs.run_id(run.folder), "name": run.name, "node": node}
+        told = {"id": runs.run_id(run.folder), "name": run.name, "node": node, "graph": graph}
         self.send("aprendiz.run", {**told, "client": client or self.client})
 
     def end(self, run: Run, node: str | None = None, state: str = "finished") -> None:

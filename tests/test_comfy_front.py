@@ -228,10 +228,14 @@ def test_only_the_training_node_of_the_page_that_queued_it_gets_a_panel(page: An
     host.start(run, train, client="another page")
     host.start(run, other)
     host.start(run, f"{other}:{train}")
+    host.start(run, train, graph="a graph in another tab")
+    result = {"aprendiz": [{"id": runs.run_id(run.folder), "name": run.name, "graph": "a graph in another tab"}]}
+    page.evaluate("result => app.graph._nodes[0].onExecuted(result)", result)
     after = host.begin("here")
-    host.start(after, train)
-    page.wait_for_function(f"{PANEL}?.querySelector('h2')?.textContent === 'here'")
-    assert page.evaluate("app.graph._nodes.map(one => one.properties.aprendiz_run ?? null)") == [runs.run_id(after.folder), None]
+    host.start(after, training_node(page), graph=page.evaluate("app.graphToPrompt().then(told => told.workflow.id)"))
+    page.wait_for_function("app.graph._nodes[2].properties.aprendiz_run")
+    shown = page.evaluate("app.graph._nodes.map(one => one.properties.aprendiz_run ?? null)")
+    assert shown == [None, None, runs.run_id(after.folder)]
     assert page.errors == []
 
 

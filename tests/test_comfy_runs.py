@@ -138,10 +138,20 @@ def queue(tmp_path: Path, host: Host, user_folder: Path, monkeypatch: pytest.Mon
     def queued(**given: Any) -> tuple[Any, bool]:
         told: tuple[Any, bool] = train.train(
             "AprendizTrainLora", "9", {"path": "micro"}, {"data": {"path": str(tmp_path / "pictures")}},
-            {"steps": 1, "rank": 2, "name": "fish", "device": "cpu", **given}, {})
+            {"steps": 1, "rank": 2, "name": "fish", "device": "cpu", **given}, {"workflow": {"id": "graph 1"}})
         return told
 
     return queued
+
+
+def test_pages_are_told_which_of_their_graphs_a_run_belongs_to(queue: Callable[..., Any], host: Host,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "start", lambda run, keep_running: None)
+    run, _ = queue(when="background")
+    run.attempt = 1
+    run.event("finished", step=1, file=run.file)
+    assert runs.WATCHES[run.folder].wait(60) and queue(when="background")[1]
+    assert [values["graph"] for name, values in host.sent if name == "run"] == ["graph 1"] * 2
 
 
 @pytest.mark.parametrize("keep", [False, True])

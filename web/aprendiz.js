@@ -205,7 +205,7 @@ function trainingNode(node) {
   const removed = node.onRemoved, executed = node.onExecuted
   node.onRemoved = function () { removed?.call(this); node.aprendiz_leave?.() }
   // The result names the run too: a page that missed its beginning shows it all the same.
-  node.onExecuted = function (result) { executed?.call(this, result); const run = result?.aprendiz?.[0]; if (run) ready.then(() => showRun(node, run.id)) }
+  node.onExecuted = function (result) { executed?.call(this, result); const run = result?.aprendiz?.[0]; if (run && isOpen(run.graph)) ready.then(() => showRun(node, run.id)) }
 }
 
 /** The run panel, on the node. */
@@ -261,8 +261,12 @@ function tellingNode(node) {
 function nodeById(id) {
   const find = (graph, part) => graph?.getNodeById?.(Number(part)) ?? graph?._nodes?.find(node => String(node.id) === part)
   const parts = String(id).split(':'), last = parts.pop()
-  return find(parts.reduce((graph, part) => find(graph, part)?.subgraph, app.rootGraph ?? app.graph), last)
+  return find(parts.reduce((graph, part) => find(graph, part)?.subgraph, root()), last)
 }
+const root = () => app.rootGraph ?? app.graph
+
+/** Whether a graph is the one in sight: another tab of the page may have queued it, and has nodes of the same ids. */
+const isOpen = id => !id || !root()?.id || id === root().id
 
 // Making nodes
 
@@ -410,8 +414,8 @@ function sidebarRender(element) {
 // What the server tells
 
 function onRun({ detail }) {
-  // Every page is told; in another page's graph, or in the one that is open here by now, this id may be any node.
-  const node = detail.node != null && detail.client === api.clientId && nodeById(detail.node)
+  // Every page is told; in another page's graph this id may be any node.
+  const node = detail.node != null && detail.client === api.clientId && isOpen(detail.graph) && nodeById(detail.node)
   if (node && TRAIN.test(node.comfyClass)) ready.then(() => showRun(node, detail.id))
   if (sidebar && !sidebar.shown) sidebarList()
 }
