@@ -126,9 +126,7 @@ def read_from_txt2img(page: Page) -> None:
     page.locator("#tabs button").first.click()
     page.locator("#txt2img_prompt textarea").fill("a red fish")
     for name, value in (("steps", "3"), ("cfg_scale", "5"), ("width", "64"), ("height", "128")):
-        field = page.locator(f"#txt2img_{name} input[type=number]").first
-        field.fill(value)
-        field.press("Tab")
+        page.locator(f"#txt2img_{name} input[type=number]").first.fill(value)
     tab(page)
     page.get_by_role("button", name="Read from txt2img").click()
     expect(page.locator("#aprendiz-samples-sample-prompts textarea")).to_have_value("a red fish", timeout=PATIENCE)
