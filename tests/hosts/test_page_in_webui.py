@@ -38,6 +38,8 @@ ARTIFACTS = HERE.parent / "artifacts"
 PATIENCE = 600_000  # milliseconds; nothing here is timed, a page that hangs is not to hang the suite
 TRUE = {"width": 64, "height": 64, "steps": 3}
 STEPS = 16
+# AUTOMATIC1111 throws this where txt2img's size changes: its `onCalcResolutionHires` answers an event that has no outputs.
+HOSTS_OWN = ("Cannot read properties of undefined (reading 'props')",)
 ENDLESS = 1_000_000  # steps of runs that are ended before their time
 
 pytestmark = pytest.mark.webui
@@ -82,7 +84,7 @@ def page(browser: Browser, host: webui_host.Host, request: pytest.FixtureRequest
     yield page
     keep(page, host, request.node.name)
     page.close()
-    assert wrong == []
+    assert [error for error in wrong if error not in HOSTS_OWN] == []
 
 
 def opened(page: Page, host: webui_host.Host) -> None:
