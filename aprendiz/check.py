@@ -13,7 +13,7 @@ from .data.prior import prompts_from
 from .errors import AprendizError, Problem
 from .formats import checkpoint, loading
 from .prepare import Checked, bucket_step, prior_settings, resolution, told
-from .run import Run, read_events
+from .run import Run
 
 if TYPE_CHECKING:
     from .data.folder import Dataset
@@ -80,7 +80,7 @@ def check(job: Job, output: Path) -> Checked:
 def changed(folder: Path, dataset: Dataset) -> list[Problem]:
     """That a run which goes on has other pictures than it began with; nothing where the folder is none of a run."""
     run = Run(folder)
-    began = next((event.get("dataset") for event in read_events(run.folder / "events.jsonl")[0]), None)
+    began = run.first_event.get("dataset")
     if began is None or began == dataset.digest or run.step == 0:
         return []
     return [Problem("The pictures or captions are not those that this run began with, and what it learned so far is of those. "

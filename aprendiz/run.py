@@ -60,7 +60,7 @@ class Run:
     def attempt(self) -> int:
         """The attempt that events belong to; read when it is first asked for, because lists of many runs never ask."""
         if self._attempt is None:
-            last = _last_events(self._events)
+            last = _last_events(self.events_file)
             self._attempt = last[-1].get("attempt", 0) if last else 0
         return self._attempt
 
@@ -139,8 +139,19 @@ class Run:
         return self.folder / "log.txt"
 
     @property
-    def _events(self) -> Path:
+    def events_file(self) -> Path:
+        """What its workers told, a line of JSON for each event."""
         return self.folder / "events.jsonl"
+
+    @property
+    def first_event(self) -> dict[str, Any]:
+        """The event that the run was made with: its job's hash (job), its pictures' (dataset), the time. {} where it is gone."""
+        try:
+            with open(self.events_file, encoding="utf-8") as file:
+                first = json.loads(file.readline())
+        except (OSError, ValueError):
+            return {}
+        return first if isinstance(first, dict) else {}
 
     @property
     def _commands(self) -> Path:
@@ -168,8 +179,8 @@ class Run:
         if not self.main:
             return
         line = {"v": PROTOCOL, "attempt": self.attempt, "time": _now(), "event": kind, **self._plain(fields)}
-        with disk_errors(self._events):
-            _append(self._events, line)
+        with disk_errors(self.events_file):
+            _append(self.events_file, line)
         self.last_event = kind
         for listen in self.listeners:
             listen(line)
@@ -181,12 +192,12 @@ class Run:
 
     def events(self) -> list[dict[str, Any]]:
         """All events in order; of steps that a resumed run repeated only the last attempt's. A torn last line is ignored."""
-        return last_attempts(read_events(self._events)[0])
+        return last_attempts(read_events(self.events_file)[0])
 
     @property
     def state(self) -> str:
         """queued, running, paused, stopped, finished, failed, or dead: its worker ended without a word."""
-        last = _last_events(self._events)
+        last = _last_events(self.events_file)
         if not last or last[-1]["attempt"] == 0:
             return "running" if self.is_locked else "queued"
         kinds = [event["event"] for event in last if event["attempt"] == last[-1]["attempt"]]
@@ -267,7 +278,7 @@ class Run:
             raise RunError("{name} is being trained by another process. Follow it with: python -m aprendiz watch {folder}",
                            name=self.name, folder=str(self.folder))
         try:
-            last = _last_events(self._events)
+            last = _last_events(self.events_file)
             self.attempt = (last[-1]["attempt"] if last else 0) + 1
             self.event("queued")
             yield
@@ -321,7 +332,7 @@ def find_runs(output: Path | None = None) -> list[Run]:
     patterns = ("job.json", "*/job.json", "aprendiz/*/job.json")
     folders = {file.parent for root in roots for pattern in patterns for file in root.glob(pattern)}
     runs = [Run(folder) for folder in folders if (folder / "events.jsonl").is_file() and not folder.name.startswith(".")]
-    return sorted(runs, key=lambda run: _changed(run.folder / "events.jsonl"), reverse=True)
+    return sorted(runs, key=lambda run: _changed(run.events_file), reverse=True)
 
 
 def read_events(file: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
@@ -402,8 +413,7 @@ def _same_job(root: Path, wanted: str, identity: str, again: bool) -> tuple[Run 
     name, number = wanted, 1
     while (root / name).exists():
         run = Run(root / name)
-        first = read_events(root / name / "events.jsonl")[0][:1]
-        if first and first[0].get("job") == identity:
+        if run.first_event.get("job") == identity:
             if run.state != "finished":
                 return run, name
             finished = run

@@ -132,8 +132,8 @@ def inside(folder: Path, path: str) -> Path:
 
 def summary(run: Run) -> dict[str, Any]:
     """One line of the list."""
-    size = (run.folder / "events.jsonl").stat().st_size
-    last, _ = read_events(run.folder / "events.jsonl", max(size - TAIL, 0))
+    size = run.events_file.stat().st_size
+    last, _ = read_events(run.events_file, max(size - TAIL, 0))
     steps = [event for event in last if event.get("event") == "step"]
     pictures = [event for event in last if event.get("event") == "sample"]
     values = run.values()
@@ -150,19 +150,10 @@ def events_since(run: Run, offset: int, language: str) -> dict[str, Any]:
 
     The last tells a run that was deleted and made anew under the same name: its offsets are others.
     """
-    found, after = read_events(run.folder / "events.jsonl", max(offset, 0))
+    found, after = read_events(run.events_file, max(offset, 0))
     shown = found if len(found) <= MOST_EVENTS else thinned(found)
     return {"events": [event_in(event, language) for event in shown], "offset": after, "state": runs.state(run), "name": run.name,
-            "began": began(run)}
-
-
-def began(run: Run) -> float | None:
-    """The time of a run's first event; None where it cannot be read."""
-    try:
-        with open(run.folder / "events.jsonl", encoding="utf-8") as file:
-            return float(json.loads(file.readline())["time"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+            "began": run.first_event.get("time")}
 
 
 def thinned(events: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..aprendiz.errors import AprendizError
-from ..aprendiz.run import Run, read_events
+from ..aprendiz.run import Run
 from ..aprendiz.views import results
 from ..aprendiz.views.card import on_card
 from ..aprendiz.views.comfy_nodes import FOLDERS
@@ -116,10 +116,9 @@ def state(run: Run) -> str:
     """A run's state; one that was just taken up is queued until its worker speaks."""
     told, watch = run.state, WATCHES.get(run.folder)
     worker = watch.worker if watch is not None else None
-    if told not in ("stopped", "failed", "dead") or worker is None or not worker.alive:
+    if told not in ("stopped", "failed", "dead") or worker is None or not worker.alive or not worker.silent:
         return told
-    spoken = any(event.get("event") in ENDS for event in read_events(run.folder / "events.jsonl", worker.begun)[0])
-    return told if spoken else "queued"
+    return "queued"
 
 
 _STOPPING: set[Path] = set()
@@ -158,8 +157,7 @@ def to_hand_out(identity: str, node: str | None) -> Run | None:
     """The finished run of a job, by its hash, whose result this node has not given yet."""
     for watch in WATCHES.values():
         if not watch.reported and watch.node in (node, None) and watch.run.state == "finished":
-            first = read_events(watch.run.folder / "events.jsonl")[0][:1]
-            if first and first[0].get("job") == identity:
+            if watch.run.first_event.get("job") == identity:
                 return watch.run
     return None
 

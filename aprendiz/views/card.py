@@ -96,7 +96,7 @@ class Card:
             asked = {run.folder for run in self._asked}
             for run in self.busy():
                 if run.folder not in asked and on_card(run, self.model.place()) and run.state == "running":
-                    self._asked[run] = _events(run).stat().st_size
+                    self._asked[run] = run.events_file.stat().st_size
                     run.tell("pause")
             # One that still encodes pauses at its first step, which may be minutes away.
             learning = [run for run in self._asked if _learning(run)]
@@ -144,18 +144,14 @@ def _wait_while(busy: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def _events(run: Run) -> Path:
-    return run.folder / "events.jsonl"
-
-
 def _learning(run: Run) -> bool:
     """Whether a run's present attempt has done a step."""
-    return any(event.get("event") == "step" and event.get("attempt") == run.attempt for event in read_events(_events(run))[0])
+    return any(event.get("event") == "step" and event.get("attempt") == run.attempt for event in read_events(run.events_file)[0])
 
 
 def _heard(run: Run, since: int) -> bool:
     """Whether a run has paused, or was begun anew and knows nothing of it."""
-    return any(event.get("event") in ("paused", "queued") for event in read_events(_events(run), since)[0])
+    return any(event.get("event") in ("paused", "queued") for event in read_events(run.events_file, since)[0])
 
 
 CARDS: dict[str, Card] = {}  # of hosts that execute their own scripts anew within one process

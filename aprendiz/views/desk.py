@@ -24,7 +24,7 @@ from typing import Any
 from ..errors import AprendizError, Problem, ProblemsError, RunError
 from ..files import disk_errors, move_into_place
 from ..knobs import knobs, read
-from ..run import Run, find_runs, read_events
+from ..run import Run, find_runs
 from ..settings import NAME, DataSettings, Job, unfold
 from ..worker.client import PROGRAM, Worker, last_words, start
 from ..worker.messages import ENDS
@@ -205,7 +205,8 @@ class Desk:
         state = run.state
         if state == "queued" and not (run.is_locked or self._beginning(run) or self._starting()):
             return "dead" if run.folder in self._workers else "stopped"
-        return "queued" if state not in (*BUSY, "finished") and self._beginning(run) and self._silent(run) else state
+        begins = state not in (*BUSY, "finished") and self._beginning(run) and self._workers[run.folder].silent
+        return "queued" if begins else state
 
     def _starting(self) -> bool:
         """Whether some run is about to begin, which may wait for the host."""
@@ -213,10 +214,6 @@ class Desk:
         if free:
             self._lock.release()
         return not free
-
-    def _silent(self, run: Run) -> bool:
-        worker = self._workers[run.folder]
-        return not any(event.get("event") in ENDS for event in read_events(run.folder / "events.jsonl", worker.begun)[0])
 
     def last_words(self, run: Run) -> Problem:
         """Why a dead run died, as far as its log tells."""

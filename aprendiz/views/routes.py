@@ -205,7 +205,7 @@ class Routes:
 
     def _events(self, run: Run, start: int) -> dict[str, Any]:
         """Events from an offset in bytes on; where to ask next; what state the run is in."""
-        lines, offset = read_some(run.folder / "events.jsonl", start)
+        lines, offset = read_some(run.events_file, start)
         state = self.desk.state(run)
         events = [panel.event_in(line, language()) for line in lines]
         told: dict[str, Any] = {"name": run.name, "state": state, "events": events, "next": offset}
@@ -217,7 +217,7 @@ class Routes:
         """A run as the list has it; of its events only the new ones are read; an ended run is left alone until it has some."""
         known = self._about.get(run.folder) or About()
         try:
-            size = (run.folder / "events.jsonl").stat().st_size
+            size = run.events_file.stat().st_size
         except OSError:
             size = 0
         if size < known.offset:
@@ -374,7 +374,7 @@ class About:
             except (AprendizError, KeyError, TypeError):
                 logger.info("%s has a job that cannot be read", run.name)
         self.told.update(state=state, busy=state in BUSY, log=run.log.name if run.log.is_file() else None)
-        lines, self.offset = read_some(run.folder / "events.jsonl", self.offset)
+        lines, self.offset = read_some(run.events_file, self.offset)
         for event in lines:
             kind = event.get("event")
             self.told["time"] = event.get("time")

@@ -43,6 +43,11 @@ class Worker:
         """Whether its process lives."""
         return self.process.poll() is None
 
+    @property
+    def silent(self) -> bool:
+        """Whether it has not told of an end yet: a state of the run that says so is of the attempt before."""
+        return not any(event.get("event") in ENDS for event in read_events(self.run.events_file, self.begun)[0])
+
     def wait(self, timeout: float | None = None) -> str:
         """Wait for its end; the run's state then. Raises subprocess.TimeoutExpired."""
         self.process.wait(timeout)
@@ -67,7 +72,7 @@ def start(run: Run, *, keep_running: bool = False, python: str | None = None) ->
     command = [interpreter, str(PROGRAM), str(run.folder), *([] if keep_running else ["--lifeline"])]
     run.forget_commands()
     with disk_errors(run.log):
-        begun = (run.folder / "events.jsonl").stat().st_size
+        begun = run.events_file.stat().st_size
         log = open(run.log, "ab", buffering=0)
         log.write(f"\n{LOG_HEAD} {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
     try:
@@ -110,7 +115,7 @@ def follow(followed: Run | Worker, poll: float = POLL) -> Iterator[dict[str, Any
     while True:
         alive = worker.alive if worker else run.is_locked
         # Looked at after the life was: what a worker wrote before it ended is there.
-        events, offset = read_events(run.folder / "events.jsonl", offset)
+        events, offset = read_events(run.events_file, offset)
         for event in events:
             ended = event.get("event") in ENDS or (ended and event.get("event") != "queued")
             last = event
