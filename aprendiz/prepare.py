@@ -89,11 +89,8 @@ def prepare(job: Job, run: Run, checked: Checked, processes: Processes) -> Lesso
     draws = Draws(job.training.seed)
     side = resolution(job, checked.source, base.family)
     pictures = [p for p in checked.dataset.pictures if not p.validation]
-    if not processes.main:
-        processes.wait()  # until the main process has drawn them
-    prior = prior_pictures(job, run, base, pictures, side, device)
-    if processes.main:
-        processes.wait()
+    with processes.main_first():
+        prior = prior_pictures(job, run, base, pictures, side, device)
     cache = Cache(run.cache)
 
     taught = examples(job, pictures, side, base.family)

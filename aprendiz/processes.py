@@ -6,6 +6,7 @@ buffer, and the result is that of one process up to the order of additions.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any
 
@@ -59,7 +60,6 @@ class Processes:
         torch.distributed.broadcast_object_list(box, src=0)
         return box[0]
 
-    def wait(self) -> None:
-        """Go on when all are here."""
-        if self._state:
-            self._state.wait_for_everyone()
+    def main_first(self) -> contextlib.AbstractContextManager[None]:
+        """The main process goes ahead; the others begin once it has ended this."""
+        return self._state.main_process_first() if self._state else contextlib.nullcontext()

@@ -88,23 +88,27 @@ def latest(checkpoints: Path) -> State | None:
     return None
 
 
+def _told(folder: Path) -> dict[str, Any]:
+    """What was written beside a state's tensors. Raises OSError or ValueError where they are not those that it tells of."""
+    told: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    if told["sha256"] != file_hash(folder / TENSORS):
+        raise ValueError("another file")
+    return told
+
+
 def _is_there(folder: Path, state: State) -> bool:
-    file = folder / TENSORS
     try:
-        told = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        return bool(told["sha256"] == file_hash(file)) and _same(open_weights(file), state.tensors)
+        _told(folder)
+        return _same(open_weights(folder / TENSORS), state.tensors)
     except (OSError, ValueError, AprendizError):
         return False
 
 
 def read(folder: Path) -> State | None:
     """The state in a folder; None where it is not whole."""
-    file = folder / TENSORS
     try:
-        told = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        if file_hash(file) != told["sha256"]:
-            return None
-        kept = open_weights(file)
+        told = _told(folder)
+        kept = open_weights(folder / TENSORS)
         tensors = {name: kept.read(name) for name in kept.places}
     except (OSError, ValueError, AprendizError):
         return None
