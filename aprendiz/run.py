@@ -26,7 +26,7 @@ from .errors import Problem, RunError
 from .files import disk_errors, home, move_into_place, write_atomically, write_json
 from .locks import PROBE, FileLock, devices_locked, is_locked
 from .settings import Job, plain_name
-from .worker.messages import ASIDE, COMMANDS, ENDS, EVENTS, PROTOCOL
+from .worker.messages import ASIDE, COMMANDS, ENDS, EVENTS, LEASE, PROTOCOL
 
 __all__ = ["Run", "Stopped", "default_name", "find_runs", "read_events", "write_atomically"]
 
@@ -42,7 +42,7 @@ class Run:
 
     attempt: 0 as created, then counting the workers that took it up. created: the folders that this very call of `create` made,
     the run's own first. listeners: called with every event this process writes. main: False in the helping processes of a launch
-    with several, which neither write nor listen.
+    with several, which neither write nor listen. paused_by: "host" where the last pause that was heard is a host's, else None.
     """
 
     def __init__(self, folder: Path, *, main: bool = True) -> None:
@@ -52,8 +52,10 @@ class Run:
         self.created: list[Path] = []
         self.listeners: list[Callable[[dict[str, Any]], None]] = []
         self.last_event = ""
+        self.paused_by: str | None = None
         self._attempt: int | None = None
         self._read_to: int | None = None
+        self._lent = 0.0  # until when a host's pause holds, on the monotonic clock
         self._unheard: list[str] = []  # read while waiting for a device, which heeds `stop` alone
 
     @property
@@ -226,24 +228,43 @@ class Run:
 
     # Commands
 
-    def tell(self, command: str) -> None:
-        """Steer the run, from any process: pause, resume, stop, save, sample. Raises RunError."""
+    def tell(self, command: str, by: str | None = None) -> None:
+        """Steer the run, from any process: pause, resume, stop, save, sample. Raises RunError.
+
+        by: "host" for a pause that is not a person's wish, and ends by itself where it is not asked for anew within `LEASE`.
+        """
         if command not in COMMANDS:
             raise RunError("There is no command '{command}'. There are: {choices}.", command=command, choices=", ".join(COMMANDS))
         with disk_errors(self._commands):
-            _append(self._commands, {"v": PROTOCOL, "id": secrets.token_hex(8), "time": _now(), "command": command})
+            _append(self._commands, {"v": PROTOCOL, "id": secrets.token_hex(8), "time": _now(), "command": command,
+                                     **({"by": by} if by else {})})
 
     def commands(self) -> list[str]:
-        """Commands since the last call, in this process or an earlier one: each is handed out once. Costs a look at the disk."""
+        """Commands since the last call, in this process or an earlier one: each is handed out once. Costs a look at the disk.
+
+        A host's pause that has run out comes as `resume`.
+        """
         start = self._consumed()
         size = _size(self._commands)
         heard, self._unheard = self._unheard, []
         if not self.main or size == start:
-            return heard
+            return heard + self._run_out()
         lines, self._read_to = read_events(self._commands, min(start, size))
         # Noted before they are acted on: a command is rather lost in a crash than done twice.
         write_atomically(self.folder / "consumed", str(self._read_to).encode())
-        return heard + [line["command"] for line in lines if line.get("command") in COMMANDS]
+        told = [line for line in lines if line.get("command") in COMMANDS]
+        for line in told:
+            if line["command"] in ("pause", "resume"):
+                self.paused_by = line.get("by")
+                self._lent = time.monotonic() + LEASE
+        return heard + [line["command"] for line in told]
+
+    def _run_out(self) -> list[str]:
+        """That a host's pause has run out, once."""
+        if self.paused_by is None or time.monotonic() < self._lent:
+            return []
+        self.paused_by = None
+        return ["resume"]
 
     def forget_commands(self) -> None:
         """Drop what was said to earlier workers. Called by whoever is about to start one."""

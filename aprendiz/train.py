@@ -272,7 +272,7 @@ def validate(lesson: Lesson, learned: Learned) -> None:
 def pause(lesson: Lesson, step: int, wishes: list[str]) -> list[str]:
     """Free the device until told to resume or stop; what else was wished for meanwhile. wishes: those until now."""
     run, device = lesson.run, lesson.arena.master.device
-    run.event("paused", step=step)
+    run.event("paused", step=step, by=run.paused_by)
     if device.type != "cpu":
         lesson.loader.forget()
         place(lesson.base, torch.device("cpu"), encoders=True, network=True)

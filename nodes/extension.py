@@ -13,20 +13,21 @@ from ..aprendiz.views.comfy_nodes import BACKGROUND, node_id
 from . import draw, host, micro, routes, runs, schema, sources, train
 
 
-def speaking(node: Any) -> Any:
-    """A node that tells what it has to tell in the language of ComfyUI's page."""
+def ours(node: Any) -> Any:
+    """A node that tells what it has to tell in the language of ComfyUI's page, and during which ComfyUI does not draw."""
     work = node.execute.__func__
 
     @functools.wraps(work)
     def execute(cls: Any, *given: Any, **named: Any) -> Any:
         host.follow_language()
-        return work(cls, *given, **named)
+        with host.own_work():
+            return work(cls, *given, **named)
 
     node.execute = classmethod(execute)
     return node
 
 
-@speaking
+@ours
 class AprendizBase(io.ComfyNode):
     """Chooses the model that is taught."""
 
@@ -39,7 +40,7 @@ class AprendizBase(io.ComfyNode):
         return io.NodeOutput(sources.base_values(given))
 
 
-@speaking
+@ours
 class AprendizLoadMicro(io.ComfyNode):
     """The embedded base for stock nodes."""
 
@@ -52,7 +53,7 @@ class AprendizLoadMicro(io.ComfyNode):
         return io.NodeOutput(*micro.load(), {"path": "micro"})
 
 
-@speaking
+@ours
 class AprendizDatasetFolder(io.ComfyNode):
     """A folder of pictures with captions."""
 
@@ -69,7 +70,7 @@ class AprendizDatasetFolder(io.ComfyNode):
         return sources.fingerprint(folder)
 
 
-@speaking
+@ours
 class AprendizDatasetImages(io.ComfyNode):
     """Pictures of the graph with captions."""
 
@@ -90,7 +91,7 @@ def dataset_output(node: Any, id: str, folder: str, options: Any, given: dict[st
     return io.NodeOutput(values, images, report, count, ui=shown)
 
 
-@speaking
+@ours
 class AprendizDatasetOptions(io.ComfyNode):
     """How pictures are treated."""
 
@@ -114,7 +115,7 @@ def training_node(method: str) -> Any:
     """The training node of a method."""
     id = node_id(method)
 
-    @speaking
+    @ours
     class Train(io.ComfyNode):
         @classmethod
         def define_schema(cls) -> Any:
@@ -137,7 +138,7 @@ def training_node(method: str) -> Any:
     return Train
 
 
-@speaking
+@ours
 class AprendizLoraStack(io.ComfyNode):
     """A LoRA and its weight."""
 
@@ -151,7 +152,7 @@ class AprendizLoraStack(io.ComfyNode):
         return io.NodeOutput([*(loras or []), (str(found), weight)])
 
 
-@speaking
+@ours
 class AprendizGenerate(io.ComfyNode):
     """Draws with any base."""
 
@@ -167,7 +168,7 @@ class AprendizGenerate(io.ComfyNode):
         return io.NodeOutput(draw.generate(base, loras or [], values, shown, cls.hidden.unique_id))
 
 
-@speaking
+@ours
 class AprendizWalk(io.ComfyNode):
     """A moving picture from prompt to prompt."""
 
@@ -182,7 +183,7 @@ class AprendizWalk(io.ComfyNode):
         return io.NodeOutput(host.blocked() if frames is None else frames, ui=shown)
 
 
-@speaking
+@ours
 class AprendizGrid(io.ComfyNode):
     """Pairs of pictures with their labels."""
 
@@ -195,7 +196,7 @@ class AprendizGrid(io.ComfyNode):
         return io.NodeOutput(draw.grid(before, after, labels, heading))
 
 
-@speaking
+@ours
 class AprendizInspect(io.ComfyNode):
     """What a file of weights is."""
 

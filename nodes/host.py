@@ -10,6 +10,8 @@ import gc
 import inspect
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from ..aprendiz.texts import nearest
 from ..aprendiz.views.panel import NO_RUNS_FOLDER
 
 LANGUAGE_GIVEN = os.environ.get("APRENDIZ_LANGUAGE", "")  # before `follow_language` changed it
+DRAWN_WITH = ("checkpoints", "diffusion_models", "text_encoders", "vae")  # kinds of models that fill a card
 PREVIEW = 512  # pixels, the longer side of a picture shown on a node while it runs
 
 
@@ -131,6 +134,45 @@ def free_models_soon() -> None:
     """The same for other threads: the queue does it itself, at once or after the prompt that it draws."""
     from server import PromptServer
     PromptServer.instance.prompt_queue.set_flag("unload_models", True)
+
+
+_own = 0  # nodes of ours that the queue is at
+
+
+@contextmanager
+def own_work() -> Iterator[None]:
+    """While a node of ours is at work the queue draws nothing."""
+    global _own
+    _own += 1
+    try:
+        yield
+    finally:
+        _own -= 1
+
+
+def prompt_in_hand() -> str | None:
+    """The id of the prompt that the queue is at; None where it is idle, or at a node of ours."""
+    prompt = _in_hand()
+    return None if prompt is None or _own else str(prompt[1])
+
+
+def _in_hand() -> Any:
+    from server import PromptServer
+    running, _ = PromptServer.instance.prompt_queue.get_current_queue_volatile()
+    return running[0] if running else None
+
+
+def lacks_room() -> bool:
+    """Whether the models that the prompt in hand names find too little room on the card, were ComfyUI's others to leave."""
+    import comfy.model_management as memory
+    prompt = _in_hand()
+    if prompt is None:
+        return False
+    named = {value for node in prompt[2].values() for value in node.get("inputs", {}).values() if isinstance(value, str)}
+    files = [find(kind, name) for kind in DRAWN_WITH for name in named.intersection(names(kind))]
+    wanted = sum(file.stat().st_size for file in files if file is not None)
+    held = sum(one.model_loaded_memory() for one in list(memory.current_loaded_models) if one.model is not None)
+    return bool(wanted) and memory.get_free_memory() + held < wanted + memory.minimum_inference_memory()
 
 
 def interrupted() -> bool:

@@ -22,6 +22,7 @@ from ..aprendiz.views.comfy_nodes import FOLDERS
 from ..aprendiz.views.status import check_end
 from ..aprendiz.worker.client import Worker, follow, start
 from ..aprendiz.worker.messages import ENDS
+from .sharing import share
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,8 @@ def take_up(run: Run, host: Any, node: str | None, keep_running: bool, graph: st
                 worker = start(run, keep_running=keep_running)
             known = WATCHES[run.folder] = Watch(run, worker, host, node, graph)
             known.begin()
+            if on_card(run, host.place()):
+                threading.Thread(target=share, args=(run, host, known.wait), daemon=True).start()
     return known
 
 

@@ -24,7 +24,7 @@ if str(ROOT) not in sys.path:
 
 from aprendiz.texts import nearest  # noqa: E402
 from aprendiz.views import results  # noqa: E402
-from aprendiz.views.card import CARDS, WISHES, Card  # noqa: E402
+from aprendiz.views.card import CARDS, SPARE, WISHES, Card  # noqa: E402
 from aprendiz.views.desk import DESKS, Desk  # noqa: E402
 from aprendiz.views.gradio import Page, PageHost  # noqa: E402
 from aprendiz.views.routes import Routes, mount  # noqa: E402
@@ -193,6 +193,17 @@ class Model:
     def drawing(self):
         """Whether a picture is being made."""
         return bool(shared.state.job)
+
+    def lacks(self):
+        """Whether the checkpoint that it is about to open finds too little room: nothing was open when a run began."""
+        from modules import sd_models
+        free = self.free()
+        if self.there() or free is None:
+            return False
+        try:
+            return free < os.path.getsize(sd_models.select_checkpoint().filename) + SPARE
+        except (AttributeError, OSError):  # no checkpoint at all, or one that is made of several files
+            return False
 
 
 def keeper():

@@ -35,6 +35,8 @@ class Host:
         self.freed: list[str] = []
         self.drawn_with = "cpu"
         self.stopping = False
+        self.prompt: str | None = None  # that the queue is at
+        self.lacking = False
 
     def runs_folder(self) -> Path:
         """Where runs are kept."""
@@ -55,6 +57,14 @@ class Host:
     def free_models_soon(self) -> None:
         """Keeps."""
         self.freed.append("soon")
+
+    def prompt_in_hand(self) -> str | None:
+        """The prompt that the queue is at."""
+        return self.prompt
+
+    def lacks_room(self) -> bool:
+        """Whether its models find too little room."""
+        return self.lacking
 
     def send(self, name: str, values: dict[str, Any]) -> None:
         """Keeps."""

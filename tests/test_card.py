@@ -17,6 +17,7 @@ class Model:
 
     def __init__(self, free: int | None, size: int, wish: str = "auto", place: str = "cuda") -> None:
         self.room, self.size, self.open, self.at_it = free, size, True, False
+        self.lacking = False
         self.wanted, self.where = wish, place
         self.moves: list[str] = []
 
@@ -42,6 +43,9 @@ class Model:
 
     def drawing(self) -> bool:
         return self.at_it
+
+    def lacks(self) -> bool:
+        return self.lacking
 
 
 @pytest.fixture
@@ -121,7 +125,7 @@ def test_a_run_pauses_while_the_host_draws_and_goes_on_when_it_is_quiet(run: Run
     monkeypatch.setattr(Run, "state", property(lambda self: states[-1]))
     commands: list[str] = []
 
-    def tell(self: Run, command: str) -> None:
+    def tell(self: Run, command: str, by: str | None = None) -> None:
         commands.append(command)
         states.append({"pause": "paused", "resume": "running"}[command])
 
@@ -131,17 +135,36 @@ def test_a_run_pauses_while_the_host_draws_and_goes_on_when_it_is_quiet(run: Run
     both.before_drawing()
     assert (commands, model.moves) == (["pause"], ["left", "back"])
     model.at_it = True
-    both.go_on()  # still at the picture
-    assert commands == ["pause"]
+    both.go_on()  # still at the picture: the pause would run out
+    assert (commands, states[-1]) == (["pause", "pause"], "paused")
     model.at_it = False
     both.go_on()
-    assert (commands, model.moves) == (["pause", "resume"], ["left", "back", "left"])
+    assert (commands[2:], model.moves) == (["resume"], ["left", "back", "left"])
     both.before_drawing()
-    assert commands == ["pause", "resume", "pause"]
+    assert commands[2:] == ["resume", "pause"]
     states.append("stopped")  # by the person, meanwhile
     both.go_on()
-    assert commands == ["pause", "resume", "pause"]
+    assert commands[2:] == ["resume", "pause"]
     assert model.open
+
+
+def test_a_run_pauses_for_a_model_that_was_not_open_when_it_began_and_finds_no_room_now(
+        run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(card, "QUIET", 3600.0)
+    monkeypatch.setattr(card, "_wait_while", lambda busy: None)
+    model = Model(10 << 30, 4 << 30, "never")
+    model.open = False
+    both = Card(model, lambda: [Run.open(run.folder)])
+    with run.locked():
+        run.event("step", step=1)
+        both.before_drawing()
+        assert (run.commands(), model.moves) == ([], [])  # there is room
+        model.lacking = True
+        both.before_drawing()
+        assert (run.commands(), model.moves) == (["pause"], ["back"])
+        run.event("paused", step=1, by="host")
+        both.go_on()
+        assert (run.commands(), model.moves) == (["resume"], ["back"])  # a person said that it never leaves
 
 
 def test_a_run_told_to_pause_before_its_first_step_is_not_waited_for_and_goes_on_later(

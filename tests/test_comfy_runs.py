@@ -21,6 +21,7 @@ from aprendiz.micro.pictures import write_pictures
 from aprendiz.views import comfy, comfy_nodes, ready, results
 
 runs, routes, draw, sources, train = (door(f"nodes.{name}") for name in ("runs", "routes", "draw", "sources", "train"))
+card = door("aprendiz.views.card")
 run_module, settings_module, errors, client = (
     door(f"aprendiz.{name}") for name in ("run", "settings", "errors", "worker.client"))
 
@@ -36,6 +37,30 @@ def small_run(tmp_path: Path, steps: int, **more: Any) -> Any:
     job = settings_module.Job.read({"data": str(tmp_path / "pictures"), "steps": steps, "rank": 2, "sampler_steps": 2,
                                     "name": "fish", "sample_prompts": ["a fish"], "device": "cpu", **more})
     return run_module.Run.create(tmp_path / "output", job, "digest")
+
+
+def test_a_run_pauses_for_a_prompt_that_finds_no_room_beside_it_and_goes_on_when_the_queue_is_quiet(
+        tmp_path: Path, host: Host, user_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(card, "QUIET", 0.5)
+    run = small_run(tmp_path, steps=100000, save_every_steps=50000)
+    watch = runs.take_up(run, host, None, False)
+    news = iter(watch.news.get, None)
+    assert any(event["event"] == "step" for event in news)
+    host.prompt = "one that fits"
+    steps = (event["step"] for event in news if event["event"] == "step")
+    assert [next(steps) for _ in range(30)][-1] > 30 and run.state == "running"
+    host.prompt, host.lacking = "one that does not", True
+    assert next(event for event in news if event["event"] == "paused")["by"] == "host"
+    told = run.folder / "commands.jsonl"
+    size = told.stat().st_size
+    while told.stat().st_size == size:  # still at it: the pause is asked for again
+        time.sleep(0.1)
+    assert run.state == "paused" and host.freed == ["soon"]
+    host.prompt = None
+    assert next(event for event in news if event["event"] in ("paused", "resumed"))["event"] == "resumed"
+    assert host.freed == ["soon", "soon"]
+    runs.stop(run)
+    assert watch.wait(60)
 
 
 def test_an_interrupted_node_leaves_at_once_and_the_same_graph_goes_on(tmp_path: Path, host: Host, user_folder: Path) -> None:

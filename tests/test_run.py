@@ -20,6 +20,7 @@ from aprendiz.files import home, write_atomically
 from aprendiz.locks import FileLock, devices_locked, is_locked
 from aprendiz.run import Run, Stopped, default_name, find_runs, read_events
 from aprendiz.settings import Job
+from aprendiz.worker.messages import LEASE
 
 ROOT = Path(__file__).resolve().parent.parent
 HOLD = "import sys, time; sys.path.append({root!r}); from pathlib import Path; from aprendiz.locks import FileLock; " \
@@ -410,3 +411,22 @@ def test_an_output_folder_that_cannot_be_written_is_told_and_nothing_is_left(
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is not the folder of a run"):
         Run.open(tmp_path)
+
+
+def test_a_hosts_pause_runs_out_and_a_persons_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("aprendiz.run.time.monotonic", lambda: now[0])
+    run = Run.create(tmp_path, job(), "digest")
+    run.tell("pause", by="host")
+    assert (run.commands(), run.paused_by) == (["pause"], "host")
+    now[0] += LEASE - 1
+    run.tell("pause", by="host")  # asked for again
+    assert run.commands() == ["pause"]
+    now[0] += LEASE - 1
+    assert run.commands() == []
+    now[0] += 2
+    assert (run.commands(), run.commands(), run.paused_by) == (["resume"], [], None)
+    run.tell("pause")
+    assert (run.commands(), run.paused_by) == (["pause"], None)
+    now[0] += 2 * LEASE
+    assert run.commands() == []

@@ -52,6 +52,9 @@ class HostModel(Protocol):
     def drawing(self) -> bool:
         """Whether the host is at a picture."""
 
+    def lacks(self) -> bool:
+        """Whether what it is about to draw with finds too little room as things are, though nothing was made to leave."""
+
 
 @dataclass
 class Card:
@@ -90,14 +93,14 @@ class Card:
         """The host is about to draw: its model comes back, and runs that are in its way pause first."""
         with self._lock:
             self._stop_clock()
-            if not self._away:
+            if not self._away and not self.model.lacks():
                 return self._start_clock()
             self._forget()
             asked = {run.folder for run in self._asked}
             for run in self.busy():
                 if run.folder not in asked and on_card(run, self.model.place()) and run.state == "running":
                     self._asked[run] = run.events_file.stat().st_size
-                    run.tell("pause")
+                    run.tell("pause", by="host")
             # One that still encodes pauses at its first step, which may be minutes away.
             learning = [run for run in self._asked if _learning(run)]
             _wait_while(lambda: any(run.state == "running" for run in learning))
@@ -108,11 +111,13 @@ class Card:
     def go_on(self) -> None:
         """Once the host is quiet its model leaves again, and the runs that paused for it go on."""
         with self._lock:
-            if self.model.drawing():
-                return self._start_clock()
             self._forget()
             paused = [run for run in self._asked if run.state == "paused"]
-            if paused:
+            if self.model.drawing():
+                for run in paused:
+                    run.tell("pause", by="host")  # or it would go on by itself
+                return self._start_clock()
+            if paused and self.model.wish() != "never":
                 self.model.leave()
                 self._away = True
             for run in paused:

@@ -30,6 +30,7 @@ const ENGLISH = {
   say_validation: 'Step {step} has the lowest loss on the pictures kept apart so far, {loss}.',
   say_worse: 'The loss on the pictures kept apart has not fallen since step {step}: that state may be the best one.',
   say_paused: 'Paused; the memory is free. Resume goes on from step {step}.',
+  say_lent: 'Paused after step {step} while pictures are drawn on the same card; it goes on by itself.',
   say_stopped: 'Stopped after step {step}, and saved. Go on takes it up from there.',
   say_dead: 'Its worker ended without a word. Go on takes it up from the last saved state.',
   say_finished: 'Done after {step} steps. The result is {file}.',
@@ -199,7 +200,7 @@ class Run extends HTMLElement {
       case 'checkpoint': f.saves.push([step, event.file]); break
       case 'sample': f.samples.push(event); break
       case 'score': f.scores[event.name] = event.value; break
-      case 'paused': f.state = 'paused'; f.step = step ?? f.step; f.last = null; break
+      case 'paused': f.state = 'paused'; f.lent = Boolean(event.by); f.step = step ?? f.step; f.last = null; break
       case 'resumed': f.state = 'running'; f.step = step ?? f.step; f.last = null; break
       case 'message': case 'warning': f.messages.push(event.text); break
       case 'finished': f.state = 'finished'; f.file = event.file; f.step = step ?? f.step; break
@@ -296,7 +297,7 @@ class Run extends HTMLElement {
     const f = this.#figures
     if (state === 'failed' || state === 'dead') return f.problems.join('\n') || this.#say('say_dead')
     if (state === 'stopped') return this.#say('say_stopped', {step: f.step})
-    if (state === 'paused') return this.#say('say_paused', {step: f.step})
+    if (state === 'paused') return this.#say(f.lent ? 'say_lent' : 'say_paused', {step: f.step})
     if (state === 'finished') return this.#say('say_finished', {step: f.step, file: f.file})
     if (state === 'queued') return f.ahead ? this.#say('say_queued', {ahead: f.ahead}) : this.#say('say_starting')
     if (f.caching) return this.#say({pictures: 'say_pictures', captions: 'say_captions', speed: 'say_speed', 'condition pictures': 'say_conditions'}[f.caching.what] ?? 'say_prior', {done: f.caching.done, total: f.caching.total})

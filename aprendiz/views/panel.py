@@ -66,6 +66,7 @@ TEXTS: dict[str, str] = {
     "say_validation": word("Step {step} has the lowest loss on the pictures kept apart so far, {loss}."),
     "say_worse": word("The loss on the pictures kept apart has not fallen since step {step}: that state may be the best one."),
     "say_paused": word("Paused; the memory is free. Resume goes on from step {step}."),
+    "say_lent": word("Paused after step {step} while pictures are drawn on the same card; it goes on by itself."),
     "say_stopped": word("Stopped after step {step}, and saved. Go on takes it up from there."),
     "say_dead": word("Its worker ended without a word. Go on takes it up from the last saved state."),
     "say_finished": word("Done after {step} steps. The result is {file}."),

@@ -134,6 +134,8 @@ def words(event: Mapping[str, Any]) -> str:
         return say("Step {step}: picture {file}", step=step, file=event.get("file"))
     if kind == "checkpoint":
         return say("Step {step}: saved {file}", step=step, file=event.get("file") or event.get("folder"))
+    if kind == "paused" and event.get("by"):
+        return say("Paused after step {step} while pictures are drawn on the same card; it goes on by itself.", step=step)
     if kind == "paused":
         return say("Paused after step {step}.", step=step)
     if kind == "resumed":

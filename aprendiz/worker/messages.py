@@ -67,7 +67,10 @@ EVENTS: dict[str, dict[str, str]] = {
         "folder": "the resumable state, from the run's folder on",
         "file": "the loadable file of that step, from the run's folder on",
     },
-    "paused": {"step": "after which step"},
+    "paused": {
+        "step": "after which step",
+        "by": "host where a host draws pictures meanwhile: it goes on by itself; null where a person asked",
+    },
     "resumed": {"step": "steps already done: after a pause, or when an attempt goes on from a saved state"},
     "message": {"template": "English, with named fields", "fields": "their values", "text": "both together, in English"},
     "warning": {"template": "English, with named fields", "fields": "their values", "text": "both together, in English"},
@@ -87,6 +90,8 @@ EVENTS: dict[str, dict[str, str]] = {
 
 ENDS = ("finished", "stopped", "failed")
 ASIDE = ("message", "warning", "sample", "score", "checkpoint", "validation")  # they do not tell running from paused
+
+LEASE = 120.0  # seconds after which a pause that a host asked for ends unless it is asked for again: the host may be gone
 
 LOG_HEAD = "--- attempt begun"  # a line of log.txt begins so where a worker is started
 
