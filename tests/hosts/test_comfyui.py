@@ -364,6 +364,36 @@ def test_in_the_background_the_queue_stays_free_and_a_second_run_waits(comfy: Co
     assert shown["15"]["images"]
 
 
+def test_a_run_in_the_background_pauses_for_models_that_find_no_room_beside_it(comfy: Comfy) -> None:
+    giant = comfy.base / "models" / "checkpoints" / "giant.safetensors"
+    with giant.open("wb") as file:
+        file.truncate(1 << 40)  # more than any computer's memory; takes no room on the disk, and nobody opens it
+    comfy.run(training(100000, name="aside", when="background", save_every_steps=50000))
+    run = next(run for run in comfy.runs() if run["name"] == "aside")
+
+    def until(*kinds: str) -> dict[str, Any]:
+        for _ in range(600):
+            told = comfy.ask(f"/aprendiz/runs/{run['id']}/events")["events"]
+            if told[-1]["event"] in kinds:
+                return dict(told[-1])
+            time.sleep(0.1)
+        raise AssertionError(told[-1])
+
+    until("step")
+    drawn = {"1": {"class_type": "AprendizLoadMicro", "inputs": {}}, **drawing(["1", 0], ["1", 1], 10, "aside")}
+    comfy.run(drawn)
+    assert until("step", "paused")["event"] == "step"  # there is room for this one
+    drawn["13"]["inputs"]["steps"] = 200
+    drawn["20"] = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "giant.safetensors"}}
+    queued = comfy.queue(drawn)
+    assert until("paused")["by"] == "host"
+    assert comfy.result(queued)["status"]["status_str"] == "success"
+    assert until("resumed", "step")["event"] in ("resumed", "step")
+    assert comfy.ask(f"/aprendiz/runs/{run['id']}/tell", {"command": "stop"}).get("state")
+    until("stopped")
+    giant.unlink()
+
+
 def test_bad_input_is_told_on_the_node_and_the_host_stays_up(comfy: Comfy) -> None:
     (comfy.base / "input" / "empty").mkdir()
     shutil.copytree(comfy.base / "input" / "fish", comfy.base / "input" / "broken")
