@@ -157,10 +157,13 @@ def attend(watch: Watch, host: Any, show: Callable[[dict[str, Any]], None]) -> N
 
 
 def to_hand_out(identity: str, node: str | None) -> Run | None:
-    """The finished run of a job, by its hash, whose result this node has not given yet."""
+    """The finished run of a job, by its hash, whose result this node has not given yet; else one that it was asked for `again`.
+
+    A node in the background is asked whenever a run ends, whichever: an unchanged graph is to give what it gave.
+    """
     for watch in WATCHES.values():
-        if not watch.reported and watch.node in (node, None) and watch.run.state == "finished":
-            if watch.run.first_event.get("job") == identity:
+        if watch.node in (node, None) and watch.run.state == "finished" and watch.run.first_event.get("job") == identity:
+            if not watch.reported or watch.run.values()["output"]["again"]:
                 return watch.run
     return None
 
