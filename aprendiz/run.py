@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import secrets
 import shutil
 import time
@@ -23,14 +22,13 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from .errors import Problem, RunError
+from .events import append, last_attempts, last_events, length, read_events
 from .files import disk_errors, home, move_into_place, write_atomically, write_json
 from .locks import PROBE, FileLock, devices_locked, is_locked
 from .settings import Job, plain_name
 from .worker.messages import ASIDE, COMMANDS, ENDS, EVENTS, LEASE, PROTOCOL
 
-__all__ = ["Run", "Stopped", "default_name", "find_runs", "read_events", "write_atomically"]
-
-TAIL = 1 << 16  # bytes from the end of events.jsonl that mostly tell a run's state
+__all__ = ["Run", "Stopped", "default_name", "find_runs", "write_atomically"]
 
 
 class Stopped(Exception):
@@ -62,7 +60,7 @@ class Run:
     def attempt(self) -> int:
         """The attempt that events belong to; read when it is first asked for, because lists of many runs never ask."""
         if self._attempt is None:
-            last = _last_events(self.events_file)
+            last = last_events(self.events_file)
             self._attempt = last[-1].get("attempt", 0) if last else 0
         return self._attempt
 
@@ -182,7 +180,7 @@ class Run:
             return
         line = {"v": PROTOCOL, "attempt": self.attempt, "time": _now(), "event": kind, **self._plain(fields)}
         with disk_errors(self.events_file):
-            _append(self.events_file, line)
+            append(self.events_file, line)
         self.last_event = kind
         for listen in self.listeners:
             listen(line)
@@ -199,7 +197,7 @@ class Run:
     @property
     def state(self) -> str:
         """queued, running, paused, stopped, finished, failed, or dead: its worker ended without a word."""
-        last = _last_events(self.events_file)
+        last = last_events(self.events_file)
         if not last or last[-1]["attempt"] == 0:
             return "running" if self.is_locked else "queued"
         kinds = [event["event"] for event in last if event["attempt"] == last[-1]["attempt"]]
@@ -236,7 +234,7 @@ class Run:
         if command not in COMMANDS:
             raise RunError("There is no command '{command}'. There are: {choices}.", command=command, choices=", ".join(COMMANDS))
         with disk_errors(self._commands):
-            _append(self._commands, {"v": PROTOCOL, "id": secrets.token_hex(8), "time": _now(), "command": command,
+            append(self._commands, {"v": PROTOCOL, "id": secrets.token_hex(8), "time": _now(), "command": command,
                                      **({"by": by} if by else {})})
 
     def commands(self) -> list[str]:
@@ -245,7 +243,7 @@ class Run:
         A host's pause that has run out comes as `resume`.
         """
         start = self._consumed()
-        size = _size(self._commands)
+        size = length(self._commands)
         heard, self._unheard = self._unheard, []
         if not self.main or size == start:
             return heard + self._run_out()
@@ -268,7 +266,7 @@ class Run:
 
     def forget_commands(self) -> None:
         """Drop what was said to earlier workers. Called by whoever is about to start one."""
-        self._read_to = _size(self._commands)
+        self._read_to = length(self._commands)
         write_atomically(self.folder / "consumed", str(self._read_to).encode())
 
     def _consumed(self) -> int:
@@ -299,7 +297,7 @@ class Run:
             raise RunError("{name} is being trained by another process. Follow it with: python -m aprendiz watch {folder}",
                            name=self.name, folder=str(self.folder))
         try:
-            last = _last_events(self.events_file)
+            last = last_events(self.events_file)
             self.attempt = (last[-1]["attempt"] if last else 0) + 1
             self.event("queued")
             yield
@@ -356,56 +354,8 @@ def find_runs(output: Path | None = None) -> list[Run]:
     return sorted(runs, key=lambda run: _changed(run.events_file), reverse=True)
 
 
-def read_events(file: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
-    """Lines of JSON from a byte offset on, and the offset to read from next time. Torn and foreign lines are left out."""
-    try:
-        with open(file, "rb") as handle:
-            handle.seek(offset)
-            data = handle.read()
-    except (FileNotFoundError, NotADirectoryError):
-        return [], 0
-    whole = data.rfind(b"\n") + 1
-    lines = []
-    for raw in data[:whole].splitlines():
-        with suppress(ValueError):
-            line = json.loads(raw)
-            if isinstance(line, dict):
-                lines.append(line)
-    return lines, offset + whole
-
-
-def last_attempts(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Events less those of steps that a later attempt did again."""
-    first: dict[int, float] = {}
-    for event in events:
-        step, attempt = event.get("step"), event.get("attempt", 0)
-        if event.get("event") in ("step", "resumed") and step is not None:
-            first[attempt] = min(first.get(attempt, math.inf), step + (event["event"] == "resumed"))
-    repeated = {attempt: min((step for later, step in first.items() if later > attempt), default=math.inf)
-                for attempt in {event.get("attempt", 0) for event in events}}
-    return [event for event in events if event.get("step") is None or event["step"] < repeated[event.get("attempt", 0)]]
-
-
-def _last_events(file: Path) -> list[dict[str, Any]]:
-    """The newest events, at least one where there is one: a `failed` with hundreds of problems is longer than TAIL."""
-    size, tail = _size(file), TAIL
-    while True:
-        start = max(size - tail, 0)
-        found = [line for line in read_events(file, start)[0] if "event" in line and isinstance(line.get("attempt"), int)]
-        if found or not start:
-            return found
-        tail *= 2
-
-
 def _now() -> float:
     return round(time.time(), 3)
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError:
-        return 0
 
 
 def _changed(file: Path) -> float:
@@ -413,19 +363,6 @@ def _changed(file: Path) -> float:
         return file.stat().st_mtime
     except OSError:
         return 0.0
-
-
-def _append(file: Path, line: dict[str, Any]) -> None:
-    """One line in one write; begun on a new line where the last one was torn. Raises OSError."""
-    data = (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode()
-    with open(file, "ab+", buffering=0) as handle:
-        if handle.seek(0, os.SEEK_END):
-            handle.seek(-1, os.SEEK_END)
-            if handle.read(1) != b"\n":
-                data = b"\n" + data
-        written = handle.write(data)
-        if written != len(data):
-            handle.write(data[written:])  # the rest does not fit either, and now the system says why
 
 
 def _same_job(root: Path, wanted: str, identity: str, again: bool) -> tuple[Run | None, str]:

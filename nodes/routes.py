@@ -18,7 +18,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..aprendiz.errors import AprendizError, Problem, ProblemsError
-from ..aprendiz.run import Run, find_runs, read_events
+from ..aprendiz.events import read_events
+from ..aprendiz.run import Run, find_runs
 from ..aprendiz.settings import SCHEMA, Job
 from ..aprendiz.texts import label, nearest
 from ..aprendiz.views.comfy import widget_values

@@ -16,9 +16,10 @@ import pytest
 
 from aprendiz import files
 from aprendiz.errors import Problem, RunError
+from aprendiz.events import read_events
 from aprendiz.files import home, write_atomically
 from aprendiz.locks import FileLock, devices_locked, is_locked
-from aprendiz.run import Run, Stopped, default_name, find_runs, read_events
+from aprendiz.run import Run, Stopped, default_name, find_runs
 from aprendiz.settings import Job
 from aprendiz.worker.messages import LEASE
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from ..run import Run, read_events
+from ..events import last_events, read_events
+from ..run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ def _wait_while(busy: Callable[[], bool]) -> None:
 
 def _learning(run: Run) -> bool:
     """Whether a run's present attempt has done a step."""
-    return any(event.get("event") == "step" and event.get("attempt") == run.attempt for event in read_events(run.events_file)[0])
+    return any(event["event"] == "step" and event["attempt"] == run.attempt for event in last_events(run.events_file))
 
 
 def _heard(run: Run, since: int) -> bool:

@@ -34,7 +34,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from ..errors import AprendizError, DatasetError, Problem, RunError
-from ..run import Run, read_events
+from ..events import read_events
+from ..run import Run
 from ..settings import SAMPLERS, DataSettings
 from ..texts import language
 from . import panel, studio, uploads

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Problem, RunError
+from ..events import read_events
 from ..files import disk_errors
-from ..run import Run, read_events
+from ..run import Run
 from .messages import ENDS, LOG_HEAD, PROTOCOL
 
 POLL = 0.2  # seconds between two looks at the events
