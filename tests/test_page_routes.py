@@ -25,8 +25,9 @@ from aprendiz.errors import AprendizError, ProblemsError, RunError
 from aprendiz.run import Run
 from aprendiz.settings import SECTIONS, Job
 from aprendiz.views import controls, results, studio
-from aprendiz.views.desk import CHECKS, UNPLACED, Desk, at_once
+from aprendiz.views.desk import UNPLACED, Desk, at_once
 from aprendiz.views.presets import presets
+from aprendiz.views.questions import CHECKS
 from aprendiz.views.routes import EVENTS_AT_ONCE, Answer, Request, Routes, mount
 
 Answers = Callable[[str, object], None]
@@ -432,7 +433,7 @@ def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path
     program.write_text(f"import json, os, sys, time\nopen({str(begun)!r}, 'a').write('x')\n"
                        f"while not os.path.exists({str(going)!r}): time.sleep(0.02)\n"
                        "print(json.dumps({'lines': [json.load(sys.stdin)['training']['steps']]}))\n", encoding="utf-8")
-    monkeypatch.setattr("aprendiz.views.desk.PROGRAM", program)
+    monkeypatch.setattr("aprendiz.views.questions.PROGRAM", program)
     yield begun, going
     going.touch()
 
@@ -458,10 +459,10 @@ def test_pages_with_different_settings_all_get_their_estimate(routes: Routes, da
 
 def test_estimates_that_nobody_asks_for_any_more_make_room(desk: Desk, data: Path, slow: tuple[Path, Path],
                                                            monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aprendiz.views.desk.AWAITED", 0.0)
+    monkeypatch.setattr("aprendiz.views.questions.AWAITED", 0.0)
     for steps in range(1, CHECKS + 3):
         assert desk.estimate({"data": {"path": str(data)}, "training": {"steps": steps}}) == {"done": False}
-    assert [json.loads(key)[1]["training"]["steps"] for key in desk._checks] == list(range(3, CHECKS + 3))
+    assert [json.loads(key)[1]["training"]["steps"] for key in desk._questions._checks] == list(range(3, CHECKS + 3))
 
 
 def test_an_estimate_needs_no_look_at_the_pictures_and_is_silent_about_what_is_wrong(routes: Routes, data: Path) -> None:

@@ -6,13 +6,9 @@ at module level: hosts import this.
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import secrets
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,16 +22,15 @@ from ..files import disk_errors, move_into_place
 from ..knobs import knobs, read
 from ..run import Run, find_runs
 from ..settings import NAME, DataSettings, Job, unfold
-from ..worker.client import PROGRAM, Worker, last_words, start
+from ..worker.client import Worker, last_words, start
 from ..worker.messages import ENDS
 from . import studio, uploads
+from .questions import Questions, plain
 from .studio import Studio
 
 logger = logging.getLogger(__name__)
 
 BUSY = ("queued", "running", "paused")
-CHECKS = 4  # of each kind: answers that are kept, and processes at a time
-AWAITED = 3.0  # seconds for which whoever asked is taken to come again for the answer: pages ask at least every second
 COUNTED = 20.0  # seconds for which a folder's pictures need not be counted again
 LEAVING = 15.0  # seconds for which an ended worker's process is waited for
 UNPLACED = "unplaced"  # a file in a run's folder, from its start here until its result is where the host looks
@@ -65,11 +60,10 @@ class Desk:
     before: Callable[[Run, int | None], None] | None = None
     studio: Studio = field(init=False)
     _workers: dict[Path, Worker] = field(default_factory=dict)
-    _checks: dict[str, Check] = field(default_factory=dict)
+    _questions: Questions = field(default_factory=Questions)
     _counted: tuple[DataSettings, float, int] | None = None
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _placing: threading.RLock = field(default_factory=threading.RLock)
-    _asking: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
         self.studio = Studio(lambda: self.output().absolute() / "aprendiz" / ".tries")
@@ -330,7 +324,7 @@ class Desk:
         except AprendizError as error:
             broken = {"done": True, "forecast": {}, "problems": [plain(problem) for problem in error.problems]}
             return broken
-        return self._asked(values, ["--check", str(self.output().absolute())])
+        return self._questions.ask(values, ["--check", str(self.output().absolute())])
 
     def estimate(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Steps, time and memory of a job, in sentences, without looking at its pictures: {"done": True, "lines"}, as `check`."""
@@ -338,12 +332,11 @@ class Desk:
             pictures = self._count(self.job(values).data)
         except AprendizError:
             return {"done": True, "lines": []}  # told of elsewhere
-        return self._asked(values, ["--estimate", str(pictures)])
+        return self._questions.ask(values, ["--estimate", str(pictures)])
 
     def _wanted(self, values: Mapping[str, Any], data: DataSettings) -> int | None:
         """Bytes that a step of this job takes, where the page has asked for its estimate; nobody waits for one."""
-        known = self._checks.get(question(values, ["--estimate", str(self._count(data))]))
-        told: int | None = known.answer().get("wanted") if known is not None else None
+        told: int | None = self._questions.known(values, ["--estimate", str(self._count(data))]).get("wanted")
         return told
 
     def _count(self, data: DataSettings) -> int:
@@ -353,95 +346,6 @@ class Desk:
         if known is None or known[0] != data or time.monotonic() - known[1] > COUNTED:
             known = self._counted = data, time.monotonic(), len(folder.listing(data)[1])
         return known[2]
-
-    def _asked(self, values: Mapping[str, Any], arguments: list[str]) -> dict[str, Any]:
-        """What the process that was asked this knows, or is asked now; of each kind the older ones make room, unless somebody
-        waits for each: then this one is asked once there is room.
-        """
-        key = question(values, arguments)
-        with self._asking:  # not the lock of starting, which may wait for a picture that the host is drawing
-            known = self._checks.get(key)
-            if known is None or known.stale:
-                alike = [old for old in self._checks if old != key and old.startswith(f'[["{arguments[0]}"')]
-                over = max(0, len(alike) - CHECKS + 1)
-                left = [old for old in alike if not self._checks[old].awaited][:over]
-                for old in left:
-                    self._checks.pop(old).end()
-                if len(left) < over:
-                    return {"done": False}
-                known = self._checks[key] = Check(values, arguments)
-            return known.answer()
-
-
-class Check:
-    """One job being looked at by a process of its own; `arguments` say how."""
-
-    def __init__(self, values: Mapping[str, Any], arguments: list[str]) -> None:
-        python = os.environ.get("APRENDIZ_PYTHON") or sys.executable
-        self._asked = 0.0
-        self._heard = time.monotonic()
-        self._told: dict[str, Any] | None = None
-        try:
-            hidden = 0x08000000 if sys.platform == "win32" else 0  # no window of its own
-            self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
-                [python, str(PROGRAM), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE, env={**os.environ, "PYTHONUTF8": "1"}, creationflags=hidden)
-        except OSError as error:
-            self._process = None
-            self._told = failed(error.strerror or str(error))
-            return
-        threading.Thread(target=self._work, args=(json.dumps(values).encode(),), daemon=True).start()
-
-    def _work(self, data: bytes) -> None:
-        assert self._process is not None
-        out, wrong = self._process.communicate(data)
-        lines = out.decode("utf-8", "replace").strip().splitlines()
-        try:
-            told = json.loads(lines[-1]) if lines else None
-        except ValueError:
-            told = None
-        words = wrong.decode("utf-8", "replace").strip().splitlines()
-        self._told = told or failed(words[-1] if words else str(self._process.returncode))
-
-    def answer(self) -> dict[str, Any]:
-        """What is known by now."""
-        self._heard = time.monotonic()
-        if self._told is not None and not self._asked:
-            self._asked = time.monotonic()
-        return {"done": True, **self._told} if self._told is not None else {"done": False}
-
-    @property
-    def stale(self) -> bool:
-        """Whether its answer was fetched a while ago: the folder may have changed since."""
-        return bool(self._asked) and time.monotonic() - self._asked > 1.0
-
-    @property
-    def awaited(self) -> bool:
-        """Whether somebody asked a moment ago, and has no answer yet."""
-        return not self._asked and time.monotonic() - self._heard < AWAITED
-
-    def end(self) -> None:
-        """Let go of it."""
-        if self._process is not None and self._process.poll() is None:
-            with suppress(OSError):
-                self._process.kill()
-
-
-def question(values: Mapping[str, Any], arguments: list[str]) -> str:
-    """A job and what is asked of it, as one text."""
-    return json.dumps([arguments, dict(values)], sort_keys=True, default=str)
-
-
-def failed(reason: str) -> dict[str, Any]:
-    """The answer of a check that could not be made."""
-    problem = Problem("The pictures could not be checked ({reason}). `python -m aprendiz doctor` tells what is missing.",
-                      {"reason": reason[-300:]})
-    return {"problems": [plain(problem)], "forecast": {}}
-
-
-def plain(problem: Problem) -> dict[str, Any]:
-    """A problem as a page has it: where, whether it stops the run, and its sentence in the person's language."""
-    return {"where": problem.where, "warning": problem.warning, "text": str(problem)}
 
 
 def path_names(section: str, inner: Mapping[str, Any]) -> list[str]:

@@ -19,8 +19,9 @@ from ..errors import AprendizError, Problem
 from ..settings import SECTIONS
 from ..texts import say
 from .controls import Control, controls, filled, job_values
-from .desk import Desk, plain
+from .desk import Desk
 from .presets import cards, presets, subjects
+from .questions import plain
 
 TITLES = {
     "base": Problem("The model"),

@@ -40,7 +40,8 @@ from ..settings import SAMPLERS, DataSettings
 from ..texts import language
 from . import panel, studio, uploads
 from .controls import schema
-from .desk import BUSY, Desk, plain
+from .desk import BUSY, Desk
+from .questions import plain
 from .words import words
 
 if TYPE_CHECKING:

@@ -27,6 +27,7 @@ from ..files import disk_errors
 from ..run import Run
 from ..settings import NAME
 from ..worker.client import PROGRAM
+from .questions import plain
 
 KEPT = 200  # folders of pictures; older ones go
 MOST = 16  # pictures of a side
@@ -110,7 +111,7 @@ class Studio:
             process, self._process = self._process, None
             for side in self._sides.values():
                 if not side.ready and not side.problems:
-                    side.problems = [_plain(GIVEN_UP)]
+                    side.problems = [plain(GIVEN_UP)]
         if process is not None:
             with suppress(OSError):
                 process.kill()
@@ -133,7 +134,7 @@ class Studio:
                 return
             except (OSError, ValueError):
                 self._process = None
-        side.problems = [_plain(ENDED)]
+        side.problems = [plain(ENDED)]
 
     def _start(self) -> subprocess.Popen[bytes]:
         python = os.environ.get("APRENDIZ_PYTHON") or sys.executable
@@ -171,7 +172,7 @@ class Studio:
             process.stdin.close()
         for side in list(self._sides.values()):
             if not side.ready and not side.problems and self._process in (process, None):
-                side.problems = [_plain(ENDED)]
+                side.problems = [plain(ENDED)]
 
     @staticmethod
     def _take(side: Side, told: Mapping[str, Any]) -> None:
@@ -200,10 +201,6 @@ class Studio:
 ENDED = Problem("The process that draws has ended, perhaps because memory ran out. Try again, with a smaller size or while "
                 "nothing is trained.")
 GIVEN_UP = Problem("The drawing was stopped.")
-
-
-def _plain(problem: Problem) -> dict[str, Any]:
-    return {"where": problem.where, "warning": problem.warning, "text": str(problem)}
 
 
 def _stamp(file: Path) -> tuple[int, int]:
