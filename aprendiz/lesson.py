@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from .data.loader import Loader
     from .draws import Draws
     from .families import Base
-    from .generate import Request
     from .methods import Method
     from .nets.arena import Arena
     from .objectives import Objective
     from .optimizers import Optimizer
     from .processes import Processes
+    from .request import Request
     from .run import Run
     from .settings import Job
 

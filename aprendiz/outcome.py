@@ -15,7 +15,8 @@ from .evaluate.report import condition_file, sample_file, write_report
 from .evaluate.scores import Scores
 from .formats import checkpoint, graph, metadata, png
 from .formats.inspect import inspect
-from .generate import Request, draw, parameters
+from .generate import draw
+from .request import Request, parameters
 
 if TYPE_CHECKING:
     from .lesson import Lesson

@@ -25,12 +25,12 @@ from .errors import Problem, ProblemsError
 from .estimate import Work, heavy
 from .families import Source, Tensors
 from .formats import checkpoint
-from .generate import Request
 from .lesson import Lesson
 from .nets.arena import Arena
 from .nets.frozen import exchange
 from .objectives import objective
 from .optimizers import Optimizer
+from .request import Request
 
 if TYPE_CHECKING:
     from .data.folder import Dataset, Picture

@@ -20,14 +20,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from . import generate, knobs
+from . import generate, knobs, request
 from .errors import Problem, ProblemsError, SettingsError
 from .families import Base, Tensors
 from .formats import png
 from .formats.png import Parameters
 from .formats.writing import probe, write_new
-from .generate import Drawing, OnStep, Request
 from .knobs import knob
+from .render import Drawing, OnStep
+from .request import Request, size_of
 
 SUFFIXES = (".gif", ".webp", ".mp4")
 
@@ -53,7 +54,7 @@ def walk(base: Base, asked: Walk, on_step: OnStep | None = None, batch_size: int
     stops = max(len(asked.prompts), len(asked.seeds))
     with generate.at_rest(base):
         states = _encode_alike(base, [*asked.prompts, asked.request.negative])
-    width, height = generate.size_of(base, asked.request)
+    width, height = size_of(base, asked.request)
     shape = base.family.latent_shape(base, width, height)
     noises = [noise(seed, shape) for seed in asked.seeds]
     negative = None if asked.request.guidance == 1 else states[-1]
@@ -83,7 +84,7 @@ def check(asked: Walk) -> None:
         problems.append(Problem("A walk begins with noise, so it takes no picture. Leave --image out.", {}, "image"))
     if problems:
         raise ProblemsError(problems)
-    generate.check([asked.request])
+    request.check([asked.request])
 
 
 def positions(frames: int, stops: int, loop: bool) -> list[float]:

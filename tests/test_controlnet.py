@@ -24,9 +24,10 @@ from aprendiz.data.conditions import canny
 from aprendiz.errors import ModelError, ProblemsError
 from aprendiz.families import Base, PictureSize
 from aprendiz.formats import checkpoint, controlnet, recognise
-from aprendiz.generate import Request, draw, generate
+from aprendiz.generate import draw, generate
 from aprendiz.nets.controlnet import Control, spread_hint, stir
 from aprendiz.registry import families
+from aprendiz.request import Request
 from aprendiz.run import Run
 from aprendiz.views.terminal import Screen
 

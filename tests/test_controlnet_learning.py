@@ -18,12 +18,13 @@ from PIL import Image
 from aprendiz.data.conditions import Recipe, canny, compute, edge_f1
 from aprendiz.families import Base, PictureSize
 from aprendiz.formats import checkpoint, controlnet
-from aprendiz.generate import Request, draw
+from aprendiz.generate import draw
 from aprendiz.micro.scenes import Scene, category, imagine
 from aprendiz.micro.scenes import caption as describe
 from aprendiz.micro.scenes import draw as paint
 from aprendiz.nets.controlnet import Control
 from aprendiz.objectives import signal_level
+from aprendiz.request import Request
 from aprendiz.settings import BaseSettings
 
 RECIPE = Recipe(thickness=1)

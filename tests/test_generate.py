@@ -18,7 +18,8 @@ from aprendiz import generate, registry, samplers
 from aprendiz.errors import AprendizError, ModelError, ProblemsError, RunError, SettingsError
 from aprendiz.families import Base
 from aprendiz.formats import checkpoint, kohya, png
-from aprendiz.generate import Request, draw
+from aprendiz.generate import draw
+from aprendiz.request import Request, size_of
 from aprendiz.settings import SAMPLERS, BaseSettings
 
 FAMILIES = ("sd1", "sd2", "sdxl", "tiny_flow")
@@ -183,11 +184,11 @@ def test_inpainting_changes_what_the_prompt_says_within_the_mask(micro: Base) ->
 
 def test_the_size_is_as_asked_else_the_pictures_else_the_bases() -> None:
     base: Any = SimpleNamespace(resolution=64)
-    assert generate.size_of(base, Request(prompt="")) == (64, 64)
-    assert generate.size_of(base, Request(prompt="", width=32)) == (32, 64)
-    assert generate.size_of(base, Request(prompt="", image=Image.new("RGB", (50, 40)))) == (48, 40)
-    assert generate.size_of(base, Request(prompt="", image=Image.new("RGB", (4000, 1000)))) == (128, 32)
-    assert generate.size_of(base, Request(prompt="", width=24, height=16, image=Image.new("RGB", (50, 40)))) == (24, 16)
+    assert size_of(base, Request(prompt="")) == (64, 64)
+    assert size_of(base, Request(prompt="", width=32)) == (32, 64)
+    assert size_of(base, Request(prompt="", image=Image.new("RGB", (50, 40)))) == (48, 40)
+    assert size_of(base, Request(prompt="", image=Image.new("RGB", (4000, 1000)))) == (128, 32)
+    assert size_of(base, Request(prompt="", width=24, height=16, image=Image.new("RGB", (50, 40)))) == (24, 16)
 
 
 @pytest.mark.parametrize("changes,sentences", [

@@ -19,18 +19,19 @@ import pytest
 from host_imports import PACKAGE, ROOT, host_files, module_name
 
 HOST_PACKAGES = {"comfy", "comfy_api", "folder_paths", "modules", "launch", "gradio", "server", "nodes"}
-TOP = ("__main__", "train", "generate", "walk", "evaluate", "app", "worker.__main__", "worker.run")
+TOP = ("__main__", "train", "generate", "render", "walk", "evaluate", "app", "worker.__main__", "worker.run")
 # From the first to any of the second never leads an arrow; '' is the whole package.
 FORBIDDEN = {
     "texts": ("",), "errors": ("",), "knobs": ("",),
-    "nets": ("methods", "data", "train", "generate", "evaluate", "worker", "run", "objectives", "optimizers", "state",
+    "nets": ("methods", "data", "train", "generate", "render", "evaluate", "worker", "run", "objectives", "optimizers", "state",
              "settings"),
-    "families": ("methods", "train", "generate", "evaluate", "data", "worker", "run", "objectives", "optimizers", "state"),
-    "methods": ("train", "generate", "evaluate", "worker", "run", "state"),
-    "formats": ("train", "generate", "evaluate", "worker"),
+    "families": ("methods", "train", "generate", "render", "evaluate", "data", "worker", "run", "objectives", "optimizers",
+                 "state"),
+    "methods": ("train", "generate", "render", "evaluate", "worker", "run", "state"),
+    "formats": ("train", "generate", "render", "evaluate", "worker"),
     "data": ("train", "evaluate", "worker", "methods"),
-    "objectives": ("train", "generate", "evaluate", "worker", "methods"),
-    "optimizers": ("train", "generate", "evaluate", "worker", "methods", "families"),
+    "objectives": ("train", "generate", "render", "evaluate", "worker", "methods"),
+    "optimizers": ("train", "generate", "render", "evaluate", "worker", "methods", "families"),
     "settings": TOP, "registry": TOP, "run": TOP, "views": TOP, "worker.client": TOP, "worker.messages": TOP,
     "": ("__main__", "app"),
 }

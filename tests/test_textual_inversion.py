@@ -25,11 +25,12 @@ from aprendiz.errors import AprendizError, ModelError, ProblemsError
 from aprendiz.evaluate.scores import MicroScorer
 from aprendiz.families import Base
 from aprendiz.formats import checkpoint, container, embedding, kohya, png
-from aprendiz.generate import Request, draw, generate
+from aprendiz.generate import draw, generate
 from aprendiz.methods.textual_inversion import TextualInversion
 from aprendiz.micro.measure import share
 from aprendiz.micro.pictures import PURPLE_STAR, write_pictures
 from aprendiz.nets import clip, embeddings
+from aprendiz.request import Request
 from aprendiz.settings import BaseSettings, Job
 
 FAMILIES = ("sd1", "sd2", "sdxl")

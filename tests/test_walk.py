@@ -17,7 +17,8 @@ from PIL import Image
 from aprendiz import registry, walk
 from aprendiz.errors import ProblemsError, RunError, SettingsError
 from aprendiz.families import Base
-from aprendiz.generate import Request, draw
+from aprendiz.generate import draw
+from aprendiz.request import Request
 from aprendiz.walk import Walk
 
 SMALL = Request(prompt="", width=32, height=32, steps=2)

@@ -19,7 +19,8 @@ from ..views.terminal import Screen, own_output, put, put_json
 if TYPE_CHECKING:
     from ..families import Base
     from ..formats.embedding import Embedding
-    from ..generate import OnStep, Request
+    from ..render import OnStep
+    from ..request import Request
 
 
 def read_settings(asked: argparse.Namespace) -> tuple[BaseSettings, TrainingSettings]:
@@ -48,7 +49,7 @@ def open_base(asked: argparse.Namespace) -> Base:
 
 def read_request(asked: argparse.Namespace, prompt: str) -> Request:
     """What is to be drawn. Raises ProblemsError with every value that is wrong."""
-    from .. import generate as drawing
+    from .. import request as drawing
     given = {name: text for name, text in vars(asked).items() if name in knobs(drawing.Request) and text is not None}
     values: dict[str, Any] = {"prompt": prompt}
     problems = []
@@ -234,6 +235,8 @@ def walk(asked: argparse.Namespace) -> int:
     """Draw a walk."""
     from .. import generate as drawing
     from .. import walk as walking
+    from ..request import parameters
+    from ..vocabulary import with_embeddings
     names = {"frames": asked.frames, "frames_per_second": asked.frames_per_second}
     given = {name: flags.parse(walking.Walk, name, text) for name, text in names.items() if text is not None}
     fitted = {name: fit(walking.Walk, name, value) for name, value in given.items()}
@@ -247,9 +250,9 @@ def walk(asked: argparse.Namespace) -> int:
     loras, words = read_loras(asked), read_words(asked, (*wanted.prompts, wanted.request.negative))
     screen = Screen(own_output(), asked.json)
     base = open_base(asked)
-    with drawing.with_loras(base, loras) as applied, drawing.with_embeddings(base, words):
+    with drawing.with_loras(base, loras) as applied, with_embeddings(base, words):
         frames = walking.walk(base, wanted, drawing_progress(screen))
-        told = drawing.parameters(base, wanted.request, applied, words)
+        told = parameters(base, wanted.request, applied, words)
     tell_file(walking.save(frames, asked.out, wanted.frames_per_second, wanted.loop, told), asked.json)
     return 0
 

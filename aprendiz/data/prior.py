@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import DatasetError
 from ..files import move_into_place, write_atomically
-from ..generate import Request, draw
+from ..generate import draw
+from ..request import Request
 from . import folder
 
 if TYPE_CHECKING:

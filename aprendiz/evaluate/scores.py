@@ -16,7 +16,9 @@ from PIL import Image
 
 from ..families import Base
 from ..formats.writing import write_whole
-from ..generate import OnStep, Request, draw, name_of
+from ..generate import draw
+from ..render import OnStep
+from ..request import Request, name_of
 
 if TYPE_CHECKING:
     from ..micro.pictures import Prompt

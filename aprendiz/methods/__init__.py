@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from ..errors import Problem
     from ..families import Base, Family, Source
     from ..formats.metadata import TrainingFacts
-    from ..generate import Request
     from ..objectives import Noisy
+    from ..request import Request
     from ..settings import Job
 
 

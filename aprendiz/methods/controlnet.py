@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ..data.loader import Batch
     from ..families import Base, Family, Source
     from ..formats.metadata import TrainingFacts
-    from ..generate import Request
     from ..objectives import Noisy
+    from ..request import Request
     from ..settings import Job
 
 KINDS = ("canny", "scribble", "blur", "tile", "inpaint", "color", "softedge", "pidi", "depth", "normal", "mlsd", "seg",
