@@ -334,7 +334,7 @@ def test_a_missing_package_is_named_with_what_installs_it(answers: Answers) -> N
     script = (f"import sys; sys.path.append({str(ROOT)!r}); from aprendiz.__main__ import main; "
               "sys.exit(main(['generate', '--base', 'micro', '--prompt', 'a fish', '--out', 'a.png']))")
     done = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, encoding="utf-8", check=False)
-    assert done.returncode == 1 and "-m pip install numpy" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 1 and "-m pip install pillow" in done.stderr and "Traceback" not in done.stderr
     assert "Traceback" in (home() / "log.txt").read_text(encoding="utf-8")
     answers("generate where nothing is installed", done.stderr.strip())
 

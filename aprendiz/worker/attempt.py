@@ -27,6 +27,8 @@ from .messages import LOG_HEAD
 
 logger = logging.getLogger(__name__)
 
+PACKAGES = {"PIL": "pillow", "yaml": "pyyaml", "cv2": "opencv-python"}  # what installs a module of another name
+
 
 class Bug(Exception):
     """Our own fault, and the log that holds its traceback."""
@@ -125,9 +127,9 @@ def missing_package(error: BaseException) -> RunError | None:
     """What to install where an import failed; None for other errors and for our own modules."""
     if not isinstance(error, ImportError) or str(error.name or "aprendiz").startswith("aprendiz"):
         return None
-    package = str(error.name).split(".")[0]
+    module = str(error.name).split(".")[0]
     return RunError("The package {package} is missing or broken ({reason}). Install it with: {python} -m pip install "
-                    "{package}", package=package, reason=str(error), python=sys.executable)
+                    "{package}", package=PACKAGES.get(module, module), reason=str(error), python=sys.executable)
 
 
 @contextmanager
