@@ -6,11 +6,12 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lessons import pictures
 
-from aprendiz.data.cache import Cache, Cut, encode_cuts, encode_texts, fingerprint
+from aprendiz.data.cache import Cache, Cut, encode_cuts, encode_now, encode_texts, fingerprint
 from aprendiz.data.folder import Picture, scan
 from aprendiz.families import Base
 from aprendiz.registry import families
@@ -72,6 +73,21 @@ def test_a_mirrored_cut_is_the_mirrored_picture(base: Base, found: list[Picture]
     flipped, mirrored, plain = (one.mean_CHW for one in encode_cuts(base, cuts, DataSettings(path="x"), Cache(None), nothing))
     assert torch.allclose(flipped, mirrored, atol=1e-5)
     assert not torch.allclose(flipped, plain, atol=1e-3)
+
+
+@pytest.mark.parametrize(("at", "crop"), [((0.0, 0.0), (128, 0)), ((1.0, 0.0), (0, 0)), ((0.25, 0.0), (96, 0))])
+def test_a_mirrored_cut_is_told_where_it_lies_in_the_mirrored_picture(base: Base, tmp_path: Path, at: tuple[float, float],
+                                                                      crop: tuple[int, int]) -> None:
+    from PIL import Image
+    grey = np.random.default_rng(0).integers(0, 256, (64, 192), dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / "wide.png")
+    wide, settings = Picture(tmp_path / "wide.png", (192, 64), "", ("",), name="wide.png"), DataSettings(path="x", crop="random")
+    Image.fromarray(grey[:, ::-1]).save(tmp_path / "turned.png")
+    turned = replace(wide, file=tmp_path / "turned.png")
+    cuts = [Cut(wide, (64, 64), at, flip=True), Cut(turned, (64, 64), (crop[0] / 128, 0.0))]
+    flipped, mirrored = encode_now(base, cuts, settings)
+    assert flipped.size == mirrored.size and flipped.size.crop == crop
+    assert torch.allclose(flipped.mean_CHW, mirrored.mean_CHW, atol=1e-5)
 
 
 @pytest.mark.parametrize("broken", [b"", b"\x10\0\0\0\0\0\0\0{}", b"no safetensors at all"])

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..families import PictureSize, Tensors
 from ..files import write_atomically
-from .pictures import fit, read
+from .pictures import fit, placed, read
 
 if TYPE_CHECKING:
     from ..draws import Draws
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..settings import DataSettings
     from .folder import Picture
 
-ENCODING = 1  # raised when the same inputs would encode differently
+ENCODING = 2  # raised when the same inputs would encode differently
 Progress = Callable[[int, int], None]
 
 
@@ -170,7 +170,7 @@ def encode_now(base: Base, cuts: Sequence[Cut], settings: DataSettings) -> list[
 
 
 def _prepare(cut: Cut, settings: DataSettings) -> tuple[Tensor, Tensor | None, PictureSize]:
-    """Pixels (3, H, W) in [-1, 1] and weights (1, H, W) in [0, 1] of a cut."""
+    """Pixels (3, H, W) in [-1, 1] and weights (1, H, W) in [0, 1] of a cut, and its size and place in the picture, mirrored or not."""
     rgb, weight = read(cut.picture, settings)
     rgb, weight, size = fit(rgb, weight, cut.bucket, settings.crop, cut.at, cut.resize)
     pixels = torch.from_numpy(rgb).permute(2, 0, 1).float() / 127.5 - 1
@@ -178,6 +178,8 @@ def _prepare(cut: Cut, settings: DataSettings) -> tuple[Tensor, Tensor | None, P
     if cut.flip:
         pixels = pixels.flip(-1)
         weight_1HW = None if weight_1HW is None else weight_1HW.flip(-1)
+        covering, (_, top, right, _) = placed(size.original, cut.bucket, settings.crop, cut.at, cut.resize)
+        size = replace(size, crop=(covering[0] - right, top))
     return pixels, weight_1HW, size
 
 
