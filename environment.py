@@ -4,12 +4,14 @@
 
 It installs the exact versions that the tests ran on: constraints-py310.txt for Python 3.10, constraints.txt for newer
 ones. PyTorch comes first, so that no other package chooses its build. The mark of a finished environment carries a hash
-of all that was asked for and is written last: a broken-off install is taken up again. Standard library only.
+of all that was asked for and is written last: a broken-off install is taken up again. An environment of another Python, or
+with PyTorch from elsewhere, is made anew: pip would keep what is there. Standard library only.
 """
 
 import argparse
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +30,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", default=".venv", help="where the environment is made")
     parser.add_argument("--constraints", help="file with exact versions; chosen by the Python's version if not given")
-    parser.add_argument("--torch-index", help="package index to take PyTorch from, such as that of its CPU builds")
+    parser.add_argument("--torch-index", default=os.environ.get("TORCH_INDEX") or None,
+                        help="package index to take PyTorch from, such as that of its CPU builds [the variable TORCH_INDEX]")
     asked = parser.parse_args()
     try:
         make(ROOT / asked.folder, ROOT / (asked.constraints or constraints()), asked.torch_index)
@@ -53,8 +56,10 @@ def make(folder, versions, torch_index):
     if mark.exists():
         return
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if not python.exists():
+    origin, this_origin = folder / "made-of", f"Python {this}, PyTorch from {torch_index or 'the usual index'}"
+    if not python.exists() or not origin.exists() or origin.read_text(encoding="utf-8") != this_origin:
         create(folder)
+        origin.write_text(this_origin, encoding="utf-8")
     print(f"Installing into {folder} (some minutes the first time, nothing the next)", flush=True)
     exact = ["-c", str(versions)]
     install(python, [*exact, "torch", *(["--index-url", torch_index] if torch_index else [])])
@@ -62,6 +67,13 @@ def make(folder, versions, torch_index):
     for old in folder.glob("complete-*"):
         old.unlink()
     mark.write_text("all packages are installed\n", encoding="utf-8")
+    if os.name == "nt" and not torch_index and shutil.which("nvidia-smi"):
+        print(CARD)
+
+
+CARD = """There is an NVIDIA card here, and PyTorch as it was installed does not use it on Windows. To have it used:
+    set TORCH_INDEX=the address that PyTorch's install page names for CUDA (after --index-url)
+and run this again in the same window. What is in the environment is replaced."""
 
 
 def wanted(versions, torch_index):

@@ -11,8 +11,9 @@ import pytest
 import aprendiz
 from aprendiz import __main__, registry
 from aprendiz.knobs import knobs
-from aprendiz.settings import SECTIONS
-from aprendiz.views import docs
+from aprendiz.run import default_name
+from aprendiz.settings import SECTIONS, Job
+from aprendiz.views import docs, flags
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -95,6 +96,18 @@ def test_every_command_of_the_readme_is_one_that_the_program_takes() -> None:
     firsts = [row.split(" | ")[0] for row in table.splitlines() if row.startswith("| `")]
     named = {word for first in firsts for word in re.findall(r"`([a-z]+(?:-[a-z]+)*)", first)}
     assert named == set(__main__.make_parser()[1])
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/textual-inversion.md"])  # a ControlNet is named after its base
+def test_the_files_that_a_page_draws_with_are_those_that_its_trainings_write(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
+    written = set()
+    for command in re.findall(r"-m aprendiz (train .+)$", text, re.MULTILINE):
+        job = Job.read(flags.job_values(__main__.read_arguments(shlex.split(command)), {"method": shlex.split(command)[1]}))
+        name = job.output.name or default_name(job)
+        written.add(f"output/aprendiz/{name}/{name}.safetensors")
+    used = set(re.findall(r"output/aprendiz/(?!quickstart)\S+\.safetensors", text))
+    assert used and used <= written
 
 
 def test_no_file_names_the_place_it_was_made_at() -> None:
