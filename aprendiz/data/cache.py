@@ -170,7 +170,7 @@ def encode_now(base: Base, cuts: Sequence[Cut], settings: DataSettings) -> list[
 
 
 def _prepare(cut: Cut, settings: DataSettings) -> tuple[Tensor, Tensor | None, PictureSize]:
-    """Pixels (3, H, W) in [-1, 1] and weights (1, H, W) in [0, 1] of a cut, and its size and place in the picture, mirrored or not."""
+    """Pixels (3, H, W) in [-1, 1] and weights (1, H, W) in [0, 1] of a cut, and where it lies in the picture as mirrored."""
     rgb, weight = read(cut.picture, settings)
     rgb, weight, size = fit(rgb, weight, cut.bucket, settings.crop, cut.at, cut.resize)
     pixels = torch.from_numpy(rgb).permute(2, 0, 1).float() / 127.5 - 1
