@@ -12,7 +12,7 @@ from .data.preflight import Facts, preflight, read_every
 from .data.prior import prompts_from
 from .errors import AprendizError, Problem
 from .formats import checkpoint, loading
-from .prepare import Checked, bucket_step, prior_settings, resolution, told
+from .prepare import Checked, bucket_step, prior_folder, resolution, told
 from .run import Run
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def check(job: Job, output: Path) -> Checked:
 
     def prior() -> None:
         if job.prior.prior_data:
-            beside = folder.scan(prior_settings(job))
+            beside = prior_folder(job)
             found.problems += [*beside.problems, *read_every(beside.pictures, job.data)]
         elif job.prior.pictures and not job.prior.prompts and found.dataset is not None:
             prompts_from(job, found.dataset.pictures)

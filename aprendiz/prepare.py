@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .methods import Method
     from .processes import Processes
     from .run import Run
-    from .settings import DataSettings, Job
+    from .settings import Job
 
 logger = logging.getLogger(__name__)
 
@@ -246,16 +246,16 @@ def sample_requests(job: Job, pictures: Sequence[Picture], side: int) -> list[Re
                     sampler=job.samples.sampler) for i, prompt in enumerate(prompts)]
 
 
-def prior_settings(job: Job) -> DataSettings:
-    """How a folder of the base's own pictures is read: as yours are, without what is taught."""
-    return replace(job.data, path=job.prior.prior_data, trigger=None, caption=None, validation_share=0.0)
+def prior_folder(job: Job) -> Dataset:
+    """The base's own pictures in a folder of yours: read as those that are taught, without what is taught."""
+    return folder.scan(replace(job.data, path=job.prior.prior_data, trigger=None, caption=None, validation_share=0.0), prior=True)
 
 
 def prior_pictures(job: Job, run: Run, base: Base, pictures: Sequence[Picture], side: int, device: torch.device) -> list[Picture]:
     """The base's own pictures for prior preservation: from a folder, or made now (once: they stay in the run's folder)."""
     from .data.prior import make
     if job.prior.prior_data:
-        return list(folder.scan(prior_settings(job)).pictures)
+        return list(prior_folder(job).pictures)
     if not job.prior.pictures:
         return []
     with placing.drawing_alone(base, device, (side, side)):

@@ -158,6 +158,25 @@ def test_a_caption_under_a_wrong_name_is_not_silently_ignored(tmp_path: Path) ->
     assert "c_.txt belongs to no picture, so nothing is learned from it. A caption has its picture's name." in problems
 
 
+def test_pictures_of_the_bases_own_are_captioned_with_what_kind_of_thing_they_show(tmp_path: Path) -> None:
+    for shade, name in enumerate(["a.png", "b.png", "cats/c.png", "1_bird/d.png"]):
+        paint(tmp_path / name, shade)
+    write(tmp_path / "b.txt", "a dog in the snow")
+    write(tmp_path / "cats/concept.json", '{"class_word": "cat"}')
+    dataset = scan(DataSettings(path=str(tmp_path), class_word="dog"), prior=True)
+    assert said(dataset) == {"1_bird/d.png": ("bird",), "a.png": ("a photo of a dog",), "b.png": ("a dog in the snow",),
+                             "cats/c.png": ("a photo of a cat",)}
+    assert told(dataset) == []
+
+
+def test_pictures_of_the_bases_own_without_a_word_for_them_are_warned_of(tmp_path: Path) -> None:
+    paint(tmp_path / "a.png")
+    dataset = scan(DataSettings(path=str(tmp_path)), prior=True)
+    assert said(dataset) == {"a.png": ("",)}
+    assert told(dataset) == ["a.png, one of the base's own pictures, has no caption. Write a.txt, or tell what such pictures "
+                             "show with --class-word."]
+
+
 def test_other_texts_are_left_alone_where_no_caption_is_missing(tmp_path: Path) -> None:
     paint(tmp_path / "a.png")
     write(tmp_path / "a.txt", "a dog")

@@ -171,6 +171,11 @@ def has_words(caption: str, words: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", caption, re.IGNORECASE) is not None
 
 
+def class_prompt(class_word: str) -> str:
+    """What is said of the base's own pictures of a kind of thing, and asks for them (Ruiz et al. 2023)."""
+    return f"a photo of a {class_word}"
+
+
 def fill(template: str, values: Mapping[str, str | None]) -> str:
     """A template's [trigger], [class], [folder] and [name] filled in, as far as they have values; made clean."""
     for key, value in values.items():

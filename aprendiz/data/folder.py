@@ -2,7 +2,8 @@
 
     pictures      png, jpg, jpeg, webp, bmp, avif, in any case, in the folder and in its sub-folders
     captions      name.txt or name.caption beside a picture, `metadata.jsonl` in its folder or above; two that differ are an
-                  error. Without one: the template (`caption`), else the name of an `N_name` folder, else the trigger word
+                  error. Without one: the template (`caption`), else the name of an `N_name` folder, else the trigger word; of
+                  pictures of the base's own the class word
     masks         name.mask.png: no picture itself, but how much each pixel of `name` counts
     conditions    name.cond.png, a folder `conditions` beside a folder `images`, or `conditioning_image` in metadata.jsonl: no
                   picture itself, but what a ControlNet is shown with `name`
@@ -104,6 +105,7 @@ class Place:
 
     name: relative, "" for the dataset's own folder. title: the folder's name without its number. numbered: the title of the
     nearest `N_name` folder, if any. partners: condition pictures in the folder that belongs to this one, by their folded stems.
+    prior: its pictures are the base's own, for prior preservation.
     """
 
     path: Path
@@ -113,6 +115,7 @@ class Place:
     numbered: str | None = None
     files: tuple[str, ...] = ()
     partners: Mapping[str, Path] = field(default_factory=dict)
+    prior: bool = False
 
     def relative(self, file: str) -> str:
         """The name of one of its files in messages."""
@@ -129,12 +132,12 @@ class Place:
         return self.concept.class_word or (" ".join(self.numbered.split()[1:]) or None if self.numbered else None)
 
 
-def scan(settings: DataSettings, progress: Callable[[int, int], None] | None = None) -> Dataset:
-    """Everything about the folder but the pixels. `progress(done, all)` is called while files are hashed.
+def scan(settings: DataSettings, progress: Callable[[int, int], None] | None = None, prior: bool = False) -> Dataset:
+    """Everything about the folder but the pixels. `progress(done, all)` is called while files are hashed. prior: as in `Place`.
 
     What is wrong is collected in `Dataset.problems`; only a folder that cannot be read at all raises DatasetError.
     """
-    root, found, problems = listing(settings)
+    root, found, problems = listing(settings, prior=prior)
     measured, unreadable = _measure(found, settings.masks, progress)
     gone = {picture.name for picture in found} - {picture.name for picture in measured}  # of these one complaint is enough
     problems = unreadable + [problem for problem in problems if not (problem.warning and problem.where in gone)]
@@ -147,7 +150,8 @@ def scan(settings: DataSettings, progress: Callable[[int, int], None] | None = N
     return Dataset(pictures, content(pictures), tuple(once.values()), root)
 
 
-def listing(settings: DataSettings, noted: dict[str, str] | None = None) -> tuple[Path, list[Picture], list[Problem]]:
+def listing(settings: DataSettings, noted: dict[str, str] | None = None,
+            prior: bool = False) -> tuple[Path, list[Picture], list[Problem]]:
     """The folder, its pictures by name with captions and masks, sizes and digests still lacking, and what is wrong so far.
 
     No picture is opened, so this is quick however many there are. noted: takes what each caption file holds, by its relative
@@ -156,7 +160,7 @@ def listing(settings: DataSettings, noted: dict[str, str] | None = None) -> tupl
     root = existing(settings.path)
     problems: list[Problem] = []
     start = Place(root, "", root.name, Concept(trigger=clean(settings.trigger or "") or None, class_word=settings.class_word,
-                                               caption=settings.caption, repeats=settings.repeats))
+                                               caption=settings.caption, repeats=settings.repeats), prior=prior)
     places = paired(list(walk(start, problems, set())), problems)
     told = _metadata(places, problems)
     found: list[Picture] = []
@@ -168,7 +172,7 @@ def listing(settings: DataSettings, noted: dict[str, str] | None = None) -> tupl
 def existing(path: str | None) -> Path:
     """The dataset's folder. Raises DatasetError where there is none."""
     if not path:
-        raise DatasetError("No pictures were given. Name their folder with --data FOLDER.", where="data.path")
+        raise DatasetError("No pictures were given. Name the folder that they are in (data).", where="data.path")
     folder = Path(path).expanduser()
     if os.path.isdir(folder):
         return folder.absolute()
@@ -417,6 +421,8 @@ def _caption_for(place: Place, name: str) -> tuple[str, Problem | None]:
         return captions.with_trigger(captions.fill(template, values), trigger), None
     if place.numbered:
         return captions.with_trigger(place.numbered, trigger), None
+    if place.prior and place.class_word:
+        return captions.class_prompt(place.class_word), None
     return " ".join(word for word in (trigger, place.class_word) if word) if trigger else "", None
 
 
@@ -435,6 +441,9 @@ def _without(place: Place, picture: str, caption: str, sources: Sequence[Told], 
     if nearly:
         return Problem("{file} has no caption, for {other} is not read. Rename it to {right}.",
                        {**known, "other": place.relative(nearly[0])}, picture, warning=True)
+    if place.prior:
+        return None if caption else Problem("{file}, one of the base's own pictures, has no caption. Write {right}, or tell what "
+                                            "such pictures show with --class-word.", known, picture, warning=True)
     if caption:
         return Problem("{file} has no caption, so it is trained as '{caption}'. Write {right} or set one for all with --caption.",
                        known, picture, warning=True)

@@ -9,7 +9,7 @@ from ..errors import DatasetError
 from ..files import move_into_place, write_atomically
 from ..generate import draw
 from ..request import Request
-from . import folder
+from . import captions, folder
 
 if TYPE_CHECKING:
     from ..families import Base
@@ -43,7 +43,7 @@ def make(job: Job, run: Run, base: Base, pictures: Sequence[Picture], side: int)
 def prompts_from(job: Job, pictures: Sequence[Picture]) -> tuple[str, ...]:
     """The class word, or the captions without the trigger."""
     if job.data.class_word:
-        return (f"a photo of a {job.data.class_word}",)
+        return (captions.class_prompt(job.data.class_word),)
     trigger = job.data.trigger
     bare = dict.fromkeys(p.captions[0].replace(trigger, "").strip(" ,") if trigger else "" for p in pictures)
     prompts = tuple(caption for caption in bare if caption)
