@@ -94,9 +94,42 @@ def test_a_trigger_word_is_shown_in_what_is_trained_and_never_written_into_the_c
 
 def test_a_caption_is_written_into_the_file_beside_its_picture(routes: Routes, data: Path) -> None:
     answer = told(post(routes, "captions", {"folder": str(data), "captions": {"a.png": "a  blue\nwall", "b.png": SCRIPT}}))
-    assert answer == {"captions": {"a.png": "a blue wall", "b.png": SCRIPT}, "problems": []}
+    assert answer == {"captions": {"a.png": "a blue wall", "b.png": SCRIPT}, "problems": [], "now": {}}
     assert (data / "a.txt").read_text(encoding="utf-8") == "a blue wall\n"
     assert (data / "b.txt").read_text(encoding="utf-8") == SCRIPT + "\n"
+
+
+def test_a_caption_is_not_written_over_a_newer_one(routes: Routes, data: Path, answers: Answers) -> None:
+    def write(text: str, *known: str) -> dict[str, Any]:
+        return told(post(routes, "captions", {"folder": str(data), "captions": {"a.png": text}, "known": {"a.png": known}}))
+
+    assert write("a red wall", "a grey wall")["captions"] == {"a.png": "a red wall"}
+    assert write("a red wall", "a grey wall")["captions"] == {"a.png": "a red wall"}  # asked again: its answer had been lost
+    assert write("a red door", "a grey wall", "a red  wall")["captions"] == {"a.png": "a red door"}
+    late = write("a re", "a grey wall")
+    assert late["captions"] == {} and late["now"] == {"a.png": "a red door"}
+    answers("page: a caption that was changed elsewhere meanwhile", late["problems"][0]["text"])
+    assert (data / "a.txt").read_text(encoding="utf-8") == "a red door\n"
+    assert write("a blue door", *late["now"].values())["captions"] == {"a.png": "a blue door"}
+    (data / "a.txt").unlink()
+    assert write("a new one", "a blue door")["now"] == {"a.png": ""}
+    (data / "a.txt").write_bytes("a wall".encode("utf-16"))  # told of among the folder's problems, and shown as empty
+    assert write("a new one", "")["captions"] == {"a.png": "a new one"}
+
+
+def test_captions_written_meanwhile_leave_no_picture_out_of_those_asked_for_later(routes: Routes, tmp_path: Path) -> None:
+    folder = tmp_path / "allowed" / "many"
+    folder.mkdir()
+    for i in range(6):
+        Image.new("RGB", (128, 128)).save(folder / f"{i}.png")
+        if i != 4:
+            (folder / f"{i}.txt").write_text("a wall", encoding="utf-8")
+    values = {"data": {"path": str(folder)}}
+    first = told(post(routes, "pictures", {"values": values, "count": 3}))["pictures"]
+    assert [one["name"] for one in first] == ["4.png", "0.png", "1.png"]
+    told(post(routes, "captions", {"folder": str(folder), "captions": {"4.png": "another wall"}}))
+    rest = told(post(routes, "pictures", {"values": values, "from": 3, "count": 3}))["pictures"]
+    assert [one["name"] for one in rest] == ["2.png", "3.png", "5.png"]
 
 
 def test_a_caption_that_cannot_be_written_is_told_of_beside_its_picture(routes: Routes, data: Path, answers: Answers) -> None:
@@ -511,6 +544,16 @@ def test_a_request_that_is_too_large_or_makes_no_sense_is_refused(routes: Routes
             assert asked.post(f"/aprendiz/{path}", content=body).status_code == 400, (path, body[:20])
     assert asked.get("/aprendiz/nothing").status_code == 404
     assert asked.put("/aprendiz/runs").status_code == 405
+
+
+def test_a_script_that_failed_once_can_be_asked_for_by_another_name(routes: Routes) -> None:
+    asked = client(routes)
+    plainly = asked.get("/aprendiz/page-parts.js")
+    again = asked.get("/aprendiz/again-7/page-parts.js")
+    assert again.status_code == 200 and again.content == plainly.content
+    assert again.headers["content-type"].startswith("text/javascript")
+    for path in ("again-7/words", "again-7/runs", "other/page.js", "again-7/again-8/page.js", "again-7/routes.py"):
+        assert asked.get(f"/aprendiz/{path}").status_code == 404, path
 
 
 def test_answers_cannot_be_taken_for_a_page(routes: Routes, data: Path) -> None:

@@ -110,6 +110,18 @@ def within(file: Path, root: Path) -> bool:
         return False
 
 
+def caption(root: Path, name: str) -> str:
+    """What one picture's own caption file holds; empty without one that can be read in this folder. Raises DatasetError."""
+    file = inside(root, name)
+    files = captions.match(file.name, captions.beside(_files(file.parent)))
+    if not files or not within(file.with_name(files[0]), root):
+        return ""
+    try:
+        return captions.clean(captions.read_file(file.with_name(files[0]), captions.shown(files[0])))
+    except DatasetError:  # it is told of among the folder's problems, and may be written anew
+        return ""
+
+
 def write_caption(root: Path, name: str, text: str) -> str:
     """Write one picture's caption into its own file, which is made where there is none; the text as it will be read.
 

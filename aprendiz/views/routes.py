@@ -1,6 +1,7 @@
 """What the page asks its host for, over HTTP, the same in every host. Paths are relative to the prefix that the host mounts.
 
     GET  page*.js, panel.js, page.css     the page's own files          words                the page's texts, in one language
+    GET  again-N/page*.js                 the same under other names: a browser never asks again for a module that failed
     GET  runs                             the runs there are            runs/NAME/job        the values of a run, to change them
     GET  runs/NAME/events?from=BYTES      events since an offset        runs/NAME/files/F    a picture, the log or the result
     GET  runs/NAME/loss.csv               its losses as a table
@@ -8,7 +9,8 @@
     POST runs/NAME/resume, delete         go on with it, remove it    runs/NAME/place       put where the host looks
     POST pictures {values, from, count}   the pictures of a folder with their captions
     GET  thumbnail?folder=F&name=N        a small picture               GET picture?...      the same whole
-    POST captions {folder, captions}      captions written back
+    POST captions {folder, captions, known}   captions written back. known: of each what its file may hold by now, as far as the
+                                          page knows; where it holds another text it is left so, and told as `now`
     POST edit {values, kind, find, by}    all captions changed          unedit {id}             as they were
     POST check {values}                   problems and forecast         estimate {values}    steps, time and memory
     POST try {run, file, prompt, ...}     pictures asked for            GET  tried?key=K     how far they are
@@ -30,6 +32,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
@@ -50,8 +53,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
-SCRIPTS = ("page.js", "page-parts.js", "page-settings.js", "page-pictures.js", "page-runs.js", "page-compare.js", "page-try.js",
-           "panel.js")
+SCRIPTS = ("page.js", "page-parts.js", "page-settings.js", "page-asked.js", "page-captions.js", "page-pictures.js",
+           "page-runs.js", "page-compare.js", "page-try.js", "panel.js")
 PAGE_FILES = {**dict.fromkeys(SCRIPTS, "text/javascript"), "page.css": "text/css"}
 SHOWN = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp", ".gif": "image/gif",
          ".txt": "text/plain; charset=utf-8",
@@ -113,6 +116,7 @@ class Routes:
     _about: dict[Path, About] = field(default_factory=dict)
     _edits: dict[str, tuple[DataSettings, Mapping[str, str | None]]] = field(default_factory=dict)
     _listing: tuple[DataSettings, list[Leaf], list[Problem]] | None = None
+    _writing: Lock = field(default_factory=Lock)
 
     def handle(self, request: Request) -> Answer:
         """Answer a request; what a person can mend is told with status 400, what is not there with 404."""
@@ -126,6 +130,8 @@ class Routes:
 
     def _route(self, request: Request) -> Answer:
         parts = request.path.strip("/").split("/")
+        if request.method == "GET" and len(parts) == 2 and parts[1] in PAGE_FILES and parts[0].startswith("again-"):
+            del parts[0]
         if request.method == "GET" and len(parts) == 1:
             return self._get(parts[0], request)
         if request.method == "POST" and len(parts) == 1:
@@ -162,7 +168,6 @@ class Routes:
         if name == "pictures":
             return json_answer(self._pictures(given))
         if name == "captions":
-            self._listing = None
             return json_answer(self._captions(given))
         if name in ("edit", "unedit"):
             return json_answer(self._edit(name, given))
@@ -286,20 +291,25 @@ class Routes:
                       headers={**keep, "Content-Security-Policy": "sandbox; default-src 'none'"})
 
     def _captions(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        from ..data import album
+        from ..data import album, captions
         root = self._folder(str(given["folder"]))
-        wanted = given["captions"]
+        wanted, known = given["captions"], given.get("known", {})
         if not isinstance(wanted, dict) or not all(isinstance(text, str) for text in wanted.values()):
             raise ValueError("captions are texts by name")
-        problems: list[dict[str, Any]] = []
-        written = {}
+        told: dict[str, Any] = {"captions": {}, "problems": [], "now": {}}
         for name, text in wanted.items():
             try:
-                written[name] = album.write_caption(root, str(name), text)
+                with self._writing:
+                    now = album.caption(root, name) if name in known else None
+                    if now is None or now in {captions.clean(one) for one in (text, *known[name])}:
+                        told["captions"][name] = album.write_caption(root, name, text)
+                        continue
+                told["now"][name] = now
+                raise DatasetError("The caption of {file} was changed elsewhere meanwhile, to '{text}', and was left so. Write "
+                                   "on here, and yours takes its place.", file=captions.shown(name), text=now)
             except (DatasetError, RunError) as error:
-                problems += [{**plain(problem), "where": name} for problem in error.problems]
-        return {"captions": written, "problems": problems}
-
+                told["problems"] += [{**plain(problem), "where": name} for problem in error.problems]
+        return told
 
     def _edit(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """Change all captions of the values' folder, or take the change of this name back where it was made."""
