@@ -21,7 +21,12 @@ ADDRESS = "127.0.0.1"
 FIRST_PORT = 7860  # as Gradio's own pages
 PORTS = 200
 NAMES = ("127.0.0.1", "localhost", "::1")
-HEAD = '<script type="module" src="./aprendiz/page.js"></script>'
+# A browser never asks again for a module that failed, nor for one that this one imports: the next time they have other names.
+HEAD = """<script type="module">
+const bring = (again = 0) => import(again ? `./aprendiz/again-${again}/page.js` : './aprendiz/page.js')
+  .catch(() => setTimeout(bring, Math.min(5, 2 ** again) * 1000, again + 1))
+bring()
+</script>"""
 
 
 def open_port(wanted: int | None) -> socket.socket:

@@ -44,13 +44,10 @@
     },
   }
 
-  /** The host mounts the page's routes after its own page may be open, and a browser never asks again for a module that failed. */
-  const bring = async () => {
-    const page = new URL('./aprendiz/page.js', location.href).href
-    const there = await fetch(page).then(answer => answer.headers.has('X-Aprendiz'), () => false)
-    if (there) import(page)
-    else setTimeout(bring, 2000)
-  }
+  /** The host mounts the page's routes after its own page may be open, and a browser never asks again for a module that failed, nor for
+   * one that this one imports: the next time they have other names. */
+  const bring = (again = 0) => import(new URL(again ? `./aprendiz/again-${again}/page.js` : './aprendiz/page.js', location.href).href)
+    .catch(() => setTimeout(bring, Math.min(5, 2 ** again) * 1000, again + 1))
 
-  onUiLoaded(bring)
+  onUiLoaded(() => bring())
 }

@@ -196,6 +196,16 @@ def test_a_preset_and_a_card_fill_in_settings_of_the_method_chosen(page: Page) -
     page.locator("#aprendiz-lora-rank").get_by_role("button", name="Put back").click()
     expect(value("lora-rank")).to_have_value("16", timeout=PATIENCE)
     expect(page.get_by_role("button", name="Put back")).to_have_count(0, timeout=PATIENCE)
+    page.locator("#aprendiz-check").click()
+    expect(page.locator("#aprendiz-data-path .ap-problem")).to_be_visible(timeout=PATIENCE)
+    fill(page, "lora-rank", "5")
+    checks: list[str] = []
+    page.on("request", lambda request: checks.append(request.url) if request.url.endswith("/aprendiz/check") else None)
+    page.locator("#aprendiz-lora-rank").get_by_role("button", name="Put back").click()
+    expect(value("lora-rank")).to_have_value("16", timeout=PATIENCE)
+    expect(page.get_by_role("button", name="Put back")).to_have_count(0, timeout=PATIENCE)
+    page.wait_for_timeout(500)
+    assert checks == []  # what was answered before is not answered once more
     fill(page, "training-minutes", "40")
     choose("preset", "A style")
     expect(value("training-steps")).to_have_value("2000", timeout=PATIENCE)
@@ -255,19 +265,20 @@ def test_the_page_comes_up_however_late_its_server_answers(browser: Browser, add
     page.set_default_timeout(PATIENCE)
     script = (ROOT / "javascript" / "aprendiz.js").read_text(encoding="utf-8")
     page.route("**/host", lambda route: route.fulfill(content_type="text/html", body=HOST.replace("SCRIPT", script)))
-    for name in ("page.js", "page.css", "words", "panel.js", "runs"):
-        page.route(re.compile(f"/aprendiz/{re.escape(name)}"), answer)
+    names = ("page.js", "page.css", "words", "panel.js", "page-parts.js", "page-try.js", "runs")
+    for name in names:
+        page.route(re.compile(f"/aprendiz/(again-[0-9]+/)?{re.escape(name)}"), answer)
     page.goto(f"{address.rstrip('/')}/host")
     page.locator("#aprendiz-live .ap-runs").wait_for()
-    expect(page.locator(".ap-note")).to_be_hidden(timeout=PATIENCE)
-    assert sorted(refused) == ["page.css", "page.js", "panel.js", "runs", "words"]
+    expect(page.locator(".ap-silence")).to_be_hidden(timeout=PATIENCE)
+    assert sorted(refused) == sorted(names)
     assert page.evaluate("!!customElements.get('aprendiz-run')")
     page.wait_for_function("() => [...document.styleSheets].some(sheet => sheet.cssRules.length > 9)")
     page.close()
 
 
 def test_that_the_server_does_not_answer_is_told_until_it_does(page: Page) -> None:
-    note = page.locator(".ap-note")
+    note = page.locator(".ap-silence")
     page.route("**/aprendiz/runs", lambda route: route.abort())
     expect(note).to_contain_text("The server does not answer.", timeout=PATIENCE)
     note.evaluate("""note => new MutationObserver(() => { note.dataset.gone = 'yes' })
@@ -300,7 +311,7 @@ def test_a_run_is_followed_on_once_its_server_answers_again(page: Page, place: P
         page.route("**/runs/away/events*", answer)
         run.event("step", step=2, steps=500, loss=0.5)
         panel(page, "step 2 of 500")
-        expect(page.locator(".ap-note")).to_be_hidden(timeout=PATIENCE)
+        expect(page.locator(".ap-silence")).to_be_hidden(timeout=PATIENCE)
     shutil.rmtree(run.folder)
 
 

@@ -149,7 +149,10 @@ class Page:
 
         def of_run(name: str) -> list[Any]:
             if name.startswith("{"):
-                return [gr.update(), gr.update(), *some(json.loads(name)), gr.update(), gr.update()]
+                known = json.loads(name)
+                chosen = next((title for title, method in titles.items() if method == known.get("method")), None)
+                method = gr.update() if chosen is None else gr.update(value=chosen)
+                return [json.dumps({"put": True}), method, *some(known), gr.update(), gr.update()]
             try:
                 job = self.host.desk.run(name).values()
             except AprendizError as error:
@@ -161,7 +164,7 @@ class Page:
                     as_it_is, as_it_is]
 
         def some(known: dict[str, Any]) -> list[Any]:
-            """Settings by name, as the host has them, or by their control's id, as the page puts one back."""
+            """Settings by name, as the host has them, or by their control's id, as the page puts them back."""
             given = {c.id: known[c.where] for c in self.order if c.where in known and not c.method} | known
             return [gr.update(value=c.shown(given[c.id])) if c.id in given else gr.update() for c in self.order]
 

@@ -2,11 +2,14 @@
 //
 // All text goes in as text, never as HTML. No dependencies.
 
-export const at = path => new URL(path, import.meta.url).href
+// These files have another folder's name each time they are asked for again; what else there is stands beside the first.
+const HERE = import.meta.url.replace(/\/again-\d+\//, '/')
+export const at = path => new URL(path, HERE).href
 export const root = () => (window.gradioApp ? window.gradioApp() : document)
 export const find = id => root().querySelector('#' + CSS.escape(id))
 
-const LONGEST_LOOK = 20000  // milliseconds
+const LONGEST_LOOK = 20000, LONGEST_WORK = 600000  // milliseconds
+const SHORTEST_PAUSE = 1000, LONGEST_PAUSE = 15000
 
 /** What the page was told once, by the route `words`: texts, settings, methods, samplers. */
 export const told = {words: {}, panel: {}, settings: [], methods: {}, samplers: [], largest_picture: 0}
@@ -51,25 +54,54 @@ export function remembered(name, otherwise = null) {
   try { return localStorage.getItem(`aprendiz-${name}`) ?? otherwise } catch { return otherwise }
 }
 
-/** Ask a route, with an object or a file; an object. What a person can mend is thrown with its `problems`. */
-export async function ask(path, body) {
-  // What is only looked at is asked for again, so nobody waits for an answer that a cut connection will never bring.
-  const how = body === undefined ? {signal: AbortSignal.timeout(LONGEST_LOOK)} : body instanceof Blob ? {method: 'POST', body, headers: {'Content-Type': 'application/octet-stream'}}
-    : {method: 'POST', body: JSON.stringify(body), headers: {'Content-Type': 'application/json'}}
+/** Ask a route, with an object or a file; an object. What was answered and is no success is thrown with its `problems`, one at least;
+ * what is thrown without was answered by nobody, or by a host that has not mounted our routes yet. */
+export async function ask(path, body, patience = body === undefined ? LONGEST_LOOK : LONGEST_WORK) {
+  const how = {signal: AbortSignal.timeout(patience)}  // a cut connection never brings an answer
+  if (body instanceof Blob) Object.assign(how, {method: 'POST', body, headers: {'Content-Type': 'application/octet-stream'}})
+  else if (body !== undefined) Object.assign(how, {method: 'POST', body: JSON.stringify(body), headers: {'Content-Type': 'application/json'}})
   const answer = await fetch(at(path), how)
-  const value = await answer.json().catch(() => ({problems: []}))
-  if (!answer.ok) throw Object.assign(new Error(value.problems?.[0]?.text || answer.statusText), {problems: value.problems || []})
-  return value
+  if (answer.ok) return answer.json()
+  const {problems} = await answer.json().catch(() => ({})), {status} = answer, ours = answer.headers.has('X-Aprendiz')
+  if (!ours && [404, 502, 503, 504].includes(status)) throw new Error(String(status))
+  const text = !ours && [401, 403].includes(status) ? say('login') : say('refused', {status})
+  throw Object.assign(new Error(String(status)), {problems: problems?.length ? problems : [{text}]})
 }
 
-/** The problems of what `ask` threw: at least one. */
-export const problemsOf = error => (error.problems?.length ? error.problems : [{text: say('lost')}])
+/** Ask until somebody answers, with growing pauses, for what may be asked for twice; null once it is not `wanted` any more.
+ * silent(true): nobody answers; silent(false): somebody does again. */
+export async function insist(path, body, {patience = LONGEST_LOOK, wanted = () => true, silent = () => {}} = {}) {
+  for (let pause = SHORTEST_PAUSE, alone = false; wanted(); pause = Math.min(2 * pause, LONGEST_PAUSE)) {
+    try {
+      const answer = await ask(path, body, patience)
+      if (alone && wanted()) silent(false)
+      return wanted() ? answer : null
+    } catch (error) {
+      if (error.problems) throw error
+      if (wanted()) silent(alone = true)
+    }
+    await rest(pause)
+  }
+  return null
+}
+
+/** The problems of what `ask` threw: one at least. */
+export const problemsOf = error => error.problems ?? [{text: say('unheard')}]
+
+/** The same as one sentence above all. */
+export const noteError = error => note(problemsOf(error)[0].text, true)
 
 export const filePath = (name, file) => `runs/${encodeURIComponent(name)}/files/${String(file).split('/').map(encodeURIComponent).join('/')}`
 export const wait = milliseconds => new Promise(done => setTimeout(done, milliseconds))
 
-// One line above all, for what happened
+const resting = new Set()
+/** Wait until then, or until the server answers again. */
+export const rest = milliseconds => new Promise(done => { resting.add(done); setTimeout(() => { resting.delete(done); done() }, milliseconds) })
+export const wake = () => { for (const done of resting) { resting.delete(done); done() } }
 
+// Above all: a line for a server that does not answer, and one for what happened
+
+export const silence = make('p', {class: 'ap-silence', role: 'status', 'aria-live': 'polite', hidden: true})
 export const state = make('p', {class: 'ap-note', role: 'status', 'aria-live': 'polite', hidden: true})
 
 export function note(text, bad = false, ...more) {

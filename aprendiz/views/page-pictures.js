@@ -1,10 +1,12 @@
 // The pictures of the folder with their captions, editable in place and saved as they are written; changes to all of them.
 
-import {ask, at, fill, find, make, note, problemsOf, root, say, section, sentence, told, wait} from './page-parts.js'
+import {draftOf, onCaption, send, settle, typed} from './page-captions.js'
+import {ask, at, fill, find, insist, make, note, noteError, problemsOf, root, say, section, sentence, told, wait} from './page-parts.js'
 import {showProblems} from './page-settings.js'
 
 const PAGE = 60  // pictures asked for at a time
-const album = {values: null, folder: '', total: 0, shown: [], first: [], problems: {}, drafts: {}, tags: [], asked: 0}
+const LISTED = 120000  // milliseconds that a folder's list may take
+const album = {values: null, folder: '', total: 0, shown: [], first: [], problems: {}, tags: [], asked: 0}
 const lazy = new IntersectionObserver(seen => {
   for (const one of seen) if (one.isIntersecting) { one.target.src = one.target.dataset.src; lazy.unobserve(one.target) }
 }, {rootMargin: '400px'})
@@ -18,22 +20,22 @@ let part = null
 /** The section itself, made when the texts are there. */
 export function pictures() { part ||= section('pictures', say('pictures')); return part.whole }
 
-export async function loadPictures(values, more = false) {
-  const asked = ++album.asked
-  if (album.folder !== values.data?.path) album.drafts = {}
+export async function loadPictures(values, more = false, silent = () => {}) {
+  const asked = ++album.asked, wanted = () => asked === album.asked
   album.values = values
   if (!values.data?.path) { album.folder = ''; album.shown = []; return drawPictures() }
   try {
-    const found = await ask('pictures', {values, from: more ? album.shown.length : 0, count: PAGE, first: album.first})
-    if (asked !== album.asked) return
+    const found = await insist('pictures', {values, from: more ? album.shown.length : 0, count: PAGE, first: album.first},
+      {patience: LISTED, wanted, silent})
+    if (!found) return
     Object.assign(album, {...found, shown: more ? [...album.shown, ...found.pictures] : found.pictures, other: found.problems,
       tags: found.tags ?? album.tags, pictures: undefined})
     for (const problem of root().querySelectorAll('#aprendiz-data-path .ap-problem')) problem.remove()
     if (more && part.body.querySelector('.ap-grid')) return drawMore(found.pictures)
   } catch (error) {
-    if (asked !== album.asked) return
+    if (!wanted()) return
     album.folder = ''; album.shown = []
-    showProblems(error.problems || [])
+    showProblems(problemsOf(error))
   }
   drawPictures()
 }
@@ -81,33 +83,34 @@ function drawPicture(one) {
   const saved = make('span', {class: 'ap-soft', 'aria-live': 'polite'})
   const text = make('textarea', {rows: 3, 'aria-label': say('caption_of', {name: one.name}), placeholder: one.taught[0] || '',
     readonly: !one.editable, title: one.editable ? null : say('elsewhere'), maxlength: 20000, 'data-name': one.name})
-  text.value = album.drafts[one.name] ?? one.caption ?? ''
+  const {folder} = album, draft = draftOf(folder, one.name)
+  text.value = draft?.text ?? one.caption ?? ''
   const problems = make('div', {})
-  const tell = list => problems.replaceChildren(...list.map(sentence))
-  tell(album.problems[one.name] || one.problems)
-  let waiting = null
-  const save = async () => {
-    clearTimeout(waiting)
-    if (text.value === (one.caption ?? '')) return void delete album.drafts[one.name]
-    const value = text.value
-    try {
-      const answer = await ask('captions', {folder: album.folder, captions: {[one.name]: value}})
-      tell(answer.problems)
-      if (one.name in answer.captions) {
-        Object.assign(one, {caption: answer.captions[one.name], problems: []})
-        delete album.problems[one.name]
-        if (album.drafts[one.name] === value) delete album.drafts[one.name]
-        saved.textContent = say('saved')
-      }
-    } catch (error) { tell(problemsOf(error)) }
-  }
-  text.addEventListener('input', () => { album.drafts[one.name] = text.value; saved.textContent = ''; clearTimeout(waiting); waiting = setTimeout(save, 800) })
-  text.addEventListener('blur', save)
-  return make('figure', {class: troubledClass(one)}, make('a', {href: at('picture?' + query), target: '_blank', rel: 'noopener'}, image),
+  text.addEventListener('input', () => { saved.textContent = ''; typed(folder, one.name, text.value, one.caption ?? '') })
+  text.addEventListener('blur', send)
+  const figure = make('figure', {}, make('a', {href: at('picture?' + query), target: '_blank', rel: 'noopener'}, image),
     make('figcaption', {class: 'ap-name', title: one.name}, one.name, ' ', saved), text, problems)
+  const tell = list => {
+    problems.replaceChildren(...list.map(sentence))
+    figure.classList.toggle('ap-trouble', list.length > 0)
+  }
+  tell(draft?.problems || album.problems[one.name] || one.problems)
+  figure.fate = told => {
+    tell(told.problems)
+    if ('caption' in told && !draftOf(folder, one.name)) saved.textContent = say('saved')
+  }
+  return figure
 }
 
-const troubledClass = one => (album.problems[one.name] || one.problems).length ? 'ap-trouble' : ''
+onCaption((folder, name, told) => {
+  if (folder !== album.folder) return
+  const one = album.shown.find(one => one.name === name)
+  if (one && 'caption' in told) {
+    Object.assign(one, {caption: told.caption, problems: []})
+    delete album.problems[name]
+  }
+  part?.body.querySelector(`textarea[data-name="${CSS.escape(name)}"]`)?.closest('figure').fate(told)
+})
 
 // All captions of the folder at once
 
@@ -116,9 +119,9 @@ const kept = {open: false, from: '', to: ''}
 async function edit(kind, from, by = '') {
   note(say('changing'))
   const {values} = album, folder = values.data.path
+  if (!await settle()) return note(say('unheard'), true)  // what is being written first, or it would be changed under the writer
   const shown = () => album.values.data?.path === folder  // by now it may be another
   const done = await ask('edit', {values, kind, find: from, by})
-  if (shown()) album.drafts = {}
   note(say('replaced', {count: done.count}), false, ' ',
     done.id && make('button', {onclick: guarded(async () => {
       const back = await ask('unedit', {id: done.id})
@@ -130,7 +133,7 @@ async function edit(kind, from, by = '') {
   for (const problem of done.problems) part.body.prepend(sentence(problem))
 }
 
-const guarded = work => () => work().catch(error => note(error.message || say('lost'), true))
+const guarded = work => () => work().catch(noteError)
 
 /** Find and replace, words in front and at the end, and the tags that captions share. */
 function bench() {
@@ -157,25 +160,28 @@ function bench() {
 /** Check the whole job: problems go beside settings and pictures, the forecast above the buttons. */
 let checking = 0
 export async function check(values) {
-  const mine = ++checking
-  showProblems([], [say('checking')])
-  await loadPictures(values)
+  const mine = ++checking, wanted = () => mine === checking
+  const silent = yes => wanted() && showProblems(yes ? [{text: say('lost')}] : [], yes ? [] : [say('checking')])
+  silent(false)
+  send()  // what is written beside the pictures is to be checked too
+  await loadPictures(values, false, silent)
   try {
-    let answer = await ask('check', {values})
-    while (!answer.done && mine === checking) {
+    let answer = await insist('check', {values}, {wanted, silent})
+    while (answer && !answer.done) {
       await wait(500)
-      answer = await ask('check', {values})
+      answer = await insist('check', {values}, {wanted, silent})
     }
-    if (mine !== checking) return
+    if (!answer) return
+    const before = album.first.join('\n')
     album.problems = {}
     const known = new Set(told.settings.map(one => one.where))
     for (const problem of answer.problems) if (!known.has(problem.where)) (album.problems[problem.where] ||= []).push(problem)
     album.first = Object.keys(album.problems)
-    if (album.first.length) await loadPictures(values)
+    if (album.first.join('\n') !== before) await loadPictures(values)  // in another order now
     drawPictures()
     const names = new Set(album.shown.map(one => one.name))
     const elsewhere = answer.problems.filter(problem => !names.has(problem.where))
     const stopping = answer.problems.some(problem => !problem.warning)
     showProblems(elsewhere, [...(answer.forecast.lines || []), ...(stopping ? [] : [say('fine')])])
-  } catch (error) { showProblems(problemsOf(error)) }
+  } catch (error) { if (wanted()) showProblems(problemsOf(error)) }
 }

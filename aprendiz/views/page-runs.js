@@ -1,7 +1,7 @@
 // The runs of this output folder: the one that is shown in the run panel, and the list.
 
 import {compared, compareRun, comparison, refreshComparison} from './page-compare.js'
-import {ask, at, fill, filePath, make, note, press, remember, say, section, told, write} from './page-parts.js'
+import {ask, at, fill, filePath, make, note, noteError, press, remember, say, section, told, write} from './page-parts.js'
 
 export const places = {panel: make('div', {class: 'ap-panel'})}
 export const shelf = {runs: [], chosen: null, offset: 0, panel: null, listed: 0, fresh: 0, busy: false, dead: false,
@@ -80,7 +80,7 @@ async function act(name, what) {
       compareRun(name, false)
       if (shelf.chosen === name) choose(null)
     } else choose(name)
-  } catch (error) { note(error.message || say('lost'), true) }
+  } catch (error) { noteError(error) }
   await listRuns().catch(() => {})
 }
 
@@ -90,7 +90,7 @@ const place = name => ask(`runs/${encodeURIComponent(name)}/place`, {})
 /** Have the host use a result: what calls it goes into the host's prompt. */
 async function send(name) {
   try { window.aprendizHost.use((await place(name)).prompt) }
-  catch (error) { note(error.message || say('lost'), true) }
+  catch (error) { noteError(error) }
 }
 
 function useSettings(name) {
@@ -131,7 +131,7 @@ export async function follow() {
     }
     shelf.fresh = Date.now()
   } catch (error) {
-    if (shelf.chosen === name && error.problems?.length) { choose(null); note(error.message, true) } else throw error
+    if (shelf.chosen === name && error.problems) { choose(null); noteError(error) } else throw error
   } finally { following = false }
 }
 
@@ -143,8 +143,7 @@ function panelOf(name) {
   panel.addEventListener('tell', event => {
     const command = event.detail.command
     ask(`runs/${encodeURIComponent(name)}/${command === 'start' ? 'resume' : 'tell'}`, command === 'start' ? {} : {command})
-      .then(() => { note(''); shelf.dead = false; return Promise.all([follow(), listRuns()]) })
-      .catch(error => note(error.message || say('lost'), true))
+      .then(() => { note(''); shelf.dead = false; return Promise.all([follow(), listRuns()]).catch(() => {}) }, noteError)
   })
   ask(`runs/${encodeURIComponent(name)}/job`).then(job => { panel.job = job }).catch(() => {})
   return panel

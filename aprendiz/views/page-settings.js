@@ -49,6 +49,11 @@ export function valueOf(one) {
   return input.type === 'checkbox' ? input.checked : input.type === 'number' ? (input.value === '' ? null : Number(input.value)) : input.value
 }
 
+const changes = {}  // by id; what is folded away is not there to be asked
+
+/** What is not as it is at first, by the controls' ids, and the method that is chosen. */
+export const changedSettings = () => ({...changes, method: chosenMethod()})
+
 export function markSettings() {
   for (const one of told.settings) {
     const control = find(one.id)
@@ -56,6 +61,8 @@ export function markSettings() {
     const value = valueOf(one)
     const changed = value !== undefined && String(value ?? '') !== String(one.default ?? '')
     control.classList.toggle('ap-changed', changed)
+    if (changed) changes[one.id] = value
+    else if (value !== undefined) delete changes[one.id]
     const back = control.querySelector('.ap-back')
     if (changed && !back) control.append(backButton(one))
     else if (!changed) back?.remove()

@@ -3,19 +3,22 @@
 // The settings themselves are Gradio's; this script draws what is in #aprendiz-live and #aprendiz-summary, from the routes beside it
 // (docs/webui.md). It begins, listens and keeps the clock; the parts stand in page-*.js. No dependencies but panel.js.
 
-import {ask, at, find, make, note, press, remembered, say, state, told, wait, write} from './page-parts.js'
+import './panel.js'
+import {answered, askAgain, listenToButtons, lose} from './page-asked.js'
+import {send} from './page-captions.js'
+import {ask, at, fill, find, insist, make, note, press, problemsOf, remembered, say, silence, state, told, wait, wake, write} from './page-parts.js'
 import {check, drawPictures, lookAgain, pictures} from './page-pictures.js'
 import {choose, follow, listRuns, places, runs, shelf} from './page-runs.js'
 import {clearProblems, estimateWaits, markSettings, showEstimate, showProblems} from './page-settings.js'
 import {listResults, tryRun, trying} from './page-try.js'
 
-const LIST_EVERY = 3000, EVENTS_EVERY = 1000, IDLE_EVERY = 10000, LOAD_EVERY = 2000  // milliseconds
+const LIST_EVERY = 3000, EVENTS_EVERY = 1000, IDLE_EVERY = 10000  // milliseconds
 
 /** Put what we draw into the page, again where a host has drawn its part anew. Whether it is there and can be seen. */
 function attach() {
   const live = find('aprendiz-live')
   if (!live) return false
-  if (places.panel.parentNode !== live) live.replaceChildren(state, places.panel, trying(), runs(), pictures())
+  if (places.panel.parentNode !== live) live.replaceChildren(silence, state, places.panel, trying(), runs(), pictures())
   return live.offsetParent !== null
 }
 
@@ -25,6 +28,7 @@ window.aprendizPage = {
   answer(text) {
     let answer
     try { answer = JSON.parse(text) } catch { return }
+    answered(answer)
     if (answer.problems || answer.check) note('')
     if (answer.problems) showProblems(answer.problems)
     else if (answer.started) {
@@ -46,12 +50,13 @@ async function estimate(values) {
   if (!values.data?.path) return showEstimate([])
   estimateWaits()
   try {
-    let answer = await ask('estimate', {values})
-    while (!answer.done && mine === estimating) {
+    const wanted = () => mine === estimating
+    let answer = await insist('estimate', {values}, {wanted})
+    while (answer && !answer.done) {
       await wait(700)
-      answer = await ask('estimate', {values})
+      answer = await insist('estimate', {values}, {wanted})
     }
-    if (mine === estimating) showEstimate(answer.lines || [])
+    if (answer) showEstimate(answer.lines || [])
   } catch { if (mine === estimating) showEstimate([]) }  // what is wrong is told by Check and Start
 }
 
@@ -75,6 +80,7 @@ function listen() {
     const start = find('aprendiz-start')
     ;(start?.tagName === 'BUTTON' ? start : start?.querySelector('button'))?.focus()
   }}, say('to_start')))
+  listenToButtons()
   find('aprendiz-start')?.addEventListener('click', () => { clearProblems(); note(say('starting')) })
   const look = after => { clearTimeout(waitingLook); waitingLook = setTimeout(() => press('aprendiz-look'), after) }
   for (const kind of ['input', 'change', 'focusout', 'click']) {
@@ -100,30 +106,45 @@ async function tick() {
         drawPictures()
       } else if (Date.now() - shelf.listed > (shelf.runs.some(run => run.busy) ? LIST_EVERY : IDLE_EVERY)) await listRuns()
       if (shelf.chosen && Date.now() - shelf.fresh > (shelf.busy ? EVENTS_EVERY - 50 : LIST_EVERY)) await follow()
-      if (state.dataset.lost) { delete state.dataset.lost; note('') }
+      heard()
+      askAgain()
     }
-  } catch { state.dataset.lost = 'yes'; note(say('lost'), true) }
+  } catch (error) { unheard(error) }
   setTimeout(tick, EVENTS_EVERY)
 }
 
-/** What the page needs before it can be drawn, asked for until it is there. A module that failed is never asked for again by its name. */
-async function load(tries = 0) {
-  document.querySelector('link[data-aprendiz]')?.remove()
-  document.head.append(make('link', {rel: 'stylesheet', href: at('page.css'), 'data-aprendiz': 'yes'}))
-  try {
-    const [words] = await Promise.all([ask('words'), import(at(tries ? `panel.js?${tries}` : 'panel.js'))])
-    Object.assign(told, words)
-  } catch {
-    await wait(LOAD_EVERY)
-    await load(tries + 1)
-  }
+/** Nobody answers, or not as it should: said for as long as it lasts. */
+function unheard(error) {
+  fill(silence, error.problems ? problemsOf(error)[0].text : say('lost'))
+  silence.hidden = false
+  lose()
+}
+
+function heard() {
+  if (silence.hidden) return
+  silence.hidden = true
+  wake()
+}
+
+/** How the page looks, asked for until it is there. */
+function style() {
+  const link = make('link', {rel: 'stylesheet', href: at('page.css'), onerror: () => { link.remove(); setTimeout(style, LIST_EVERY) }})
+  document.head.append(link)
+}
+
+/** What the page is told once, whatever stands in its way. */
+async function words() {
+  try { return await insist('words') } catch { await wait(LIST_EVERY) }
+  return words()
 }
 
 async function begin() {
-  await load()
+  style()
+  Object.assign(told, await words())
   shelf.changed = listResults
   shelf.tried = tryRun
   tick()
+  send()
   const {placed} = await ask('missed', {}).catch(() => ({placed: []}))
   if (placed.length) {
     note(say('placed', {names: placed.join(', ')}))
