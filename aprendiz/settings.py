@@ -81,8 +81,8 @@ class DataSettings:
                            "where steps or minutes are set.", min=1, max=10000)
     shuffle_tags: bool = knob(False, "Shuffle the comma-separated parts of a caption each time, so that their order is not "
                                      "learned. For captions made of tags, not of sentences.")
-    keep_tags: int = knob(0, "How many parts at the start of a caption stay in place, such as the trigger.", min=0, max=100,
-                          when=("shuffle_tags", (True,)))
+    keep_tags: int = knob(0, "How many parts at the start of a caption stay where they are when tags are shuffled or left out, "
+                             "such as the trigger.", min=0, max=100)
     tag_dropout: float = knob(0.0, "Share of the comma-separated parts left out each time, so that what is taught does not hang "
                                    "on any one of them; 0.1 is usual.", min=0, max=1)
     caption_dropout: float | None = knob(None,

@@ -451,6 +451,13 @@ def test_thinning_drops_its_share_but_never_the_trigger_nor_everything() -> None
     assert set(vary("a, b", 50, tag_dropout=1.0)) == {"a", "b"}
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_thinning_leaves_the_parts_that_are_kept_in_place(shuffle: bool) -> None:
+    found = vary("a, b, c, d", 200, tag_dropout=0.9, keep_tags=2, shuffle_tags=shuffle)
+    assert all(captions.parts(text)[:2] == ["a", "b"] for text in found)
+    assert 0.05 < sum(len(captions.parts(text)) - 2 for text in found) / 200 / 2 < 0.15
+
+
 def test_a_caption_is_left_out_for_its_share_of_steps() -> None:
     found = vary("a dog, red", 2000, caption_dropout=0.1)
     assert 150 < found.count("") < 250 and set(found) == {"", "a dog, red"}

@@ -213,8 +213,7 @@ def variant(caption: str, settings: DataSettings, random: Random, trigger: str |
     if not settings.shuffle_tags and not settings.tag_dropout:
         return caption
     all_parts = parts(caption)
-    keep = settings.keep_tags if settings.shuffle_tags else 0
-    kept, rest = all_parts[:keep], all_parts[keep:]
+    kept, rest = all_parts[:settings.keep_tags], all_parts[settings.keep_tags:]
     if settings.tag_dropout:
         draws = [random.random() for _ in rest]
         word = trigger or settings.trigger
