@@ -23,7 +23,7 @@ from typing import Any
 
 from . import registry
 from .errors import Problem, ProblemsError
-from .knobs import knob, knobs, read, unknown_names
+from .knobs import applies, kinds, knob, knobs, read, unknown_names
 
 SCHEMA = 1  # raised when a setting is renamed; migrations are listed in MIGRATIONS
 
@@ -291,7 +291,7 @@ class Job:
         else:
             problems.append(Problem("There is no method '{name}'. There are: {choices}.",
                                     {"name": method_name, "choices": ", ".join(registry.methods())}, "method.name"))
-        problems += contradictions(sections)
+        problems += schedule_problems({**sections, "method": method}) + contradictions(sections)
         if any(not problem.warning for problem in problems):
             raise ProblemsError(problems)
         return registry.methods()[method_name].settle(cls(method_name=method_name, method=method, **sections))
@@ -382,8 +382,7 @@ def migrate(values: dict[str, Any]) -> dict[str, Any]:
 def contradictions(sections: Mapping[str, Any]) -> list[Problem]:
     """Settings that are each fine and impossible together. Sections that could not be read are None and left alone."""
     problems = []
-    training, data, objective, output, optimizer, samples = (
-        sections[n] for n in ("training", "data", "objective", "output", "optimizer", "samples"))
+    training, data, objective, output, samples = (sections[n] for n in ("training", "data", "objective", "output", "samples"))
     if training and training.steps is not None and training.epochs is not None:
         problems.append(Problem("Both steps ({steps}) and epochs ({epochs}) are set. Keep one; the other follows from it.",
                                 {"steps": training.steps, "epochs": training.epochs}, "training.epochs"))
@@ -410,8 +409,6 @@ def contradictions(sections: Mapping[str, Any]) -> list[Problem]:
     if objective and objective.timestep_min > objective.timestep_max:
         problems.append(Problem("timestep_min {low} is above timestep_max {high}. Exchange them.",
                                 {"low": objective.timestep_min, "high": objective.timestep_max}, "objective.timestep_min"))
-    if optimizer and isinstance(optimizer.learning_rate, str):
-        problems += rate_problems(optimizer.learning_rate, "optimizer.learning_rate")
     if output and output.name is not None:
         problems += name_problems(output.name)
     return problems
@@ -448,6 +445,19 @@ def learning_rates(text: str) -> list[tuple[float, int | None]]:
     if None in ends or any(a >= b for a, b in zip(ends, [*ends[1:], parts[-1][1] or math.inf])):  # type: ignore[operator]
         raise ValueError(text)
     return parts
+
+
+def schedule_problems(sections: Mapping[str, Any]) -> list[Problem]:
+    """What is wrong with the rates that are given as schedules, the methods' own too. Sections as in `contradictions`."""
+    return [problem for section, settings in sections.items() if settings for name, value in rates_of(settings).items()
+            if isinstance(value, str) for problem in rate_problems(value, f"{section}.{name}")]
+
+
+def rates_of(settings: Any) -> dict[str, float | str | None]:
+    """The learning rates among settings, numbers or schedules, by name: those that count, given their siblings."""
+    kind: type = settings.__class__
+    return {name: getattr(settings, name) for name, one in knobs(kind).items()
+            if {float, str} <= set(kinds(kind)[name][0]) and applies(settings, one)}
 
 
 def rate_problems(text: str, where: str) -> list[Problem]:

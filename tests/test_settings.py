@@ -41,6 +41,9 @@ BAD = [
     ({"learning_rate": "fast"}, "optimizer.learning_rate is 'fast'. Write a number, or rates with the step each lasts to"),
     ({"learning_rate": "0.1:100, 7"}, "optimizer.learning_rate is 7.0. It must lie between 0 and 1."),
     ({"learning_rate": "1e-4:100, 1e-5:50"}, "optimizer.learning_rate is '1e-4:100, 1e-5:50'. Write a number, or rates"),
+    ({"train_text_encoder": True, "text_encoder_learning_rate": "abc"}, "method.text_encoder_learning_rate is 'abc'. Write a "),
+    ({"train_text_encoder": True, "text_encoder_learning_rate": "5:10"}, "method.text_encoder_learning_rate is 5.0. It must "),
+    ({"method": "pivotal", "lora_learning_rate": "abc"}, "method.lora_learning_rate is 'abc'. Write a number, or rates with"),
     ({"steps": -1}, "training.steps is -1. It must lie between 1 and 10000000."),
     ({"steps": 0}, "training.steps is 0. It must lie between 1 and 10000000."),
     ({"epochs": 3}, "Both steps (10) and epochs (3.0) are set. Keep one; the other follows from it."),
@@ -89,6 +92,7 @@ def test_a_section_that_is_no_table_is_refused_in_words(section: str, value: Any
 
 
 def test_a_setting_whose_condition_is_not_met_is_not_checked() -> None:
+    assert Job.read({**GOOD, "text_encoder_learning_rate": "abc"}).method.text_encoder_learning_rate == "abc"
     assert Job.read({**GOOD, "crop": "center", "crop_variants": 99}).data.crop_variants == 99
     assert "crop_variants is 99" in refusal({**GOOD, "crop": "random", "crop_variants": 99})
 
