@@ -307,6 +307,23 @@ def test_every_setting_is_a_flag_once() -> None:
     there = [(flag.section, flag.name) for flag in flags().values()]
     wanted = [(section, name) for section, settings in SECTIONS.items() for name in knobs(settings)]
     wanted += [("method", name) for method in registry.methods().values() for name in knobs(method.Settings)]
+def test_check_ends_with_what_stops_the_run_and_how_much_that_is(pictures: Path, answers: Answers) -> None:
+    (pictures / "fish-00.txt").rename(pictures / "stray.txt")
+    told = refused(1, "check", "lora", "--data", "fish", "--rank", "0").splitlines()
+    warnings = [line.startswith("Warning: ") for line in told]
+    assert warnings == sorted(warnings, reverse=True) and warnings.count(True) >= 2, "what stops the run stands last"
+    assert told[-1] == f"This cannot be trained yet. Errors: 1; warnings: {warnings.count(True)}."
+    answers("check with warnings and errors", "\n".join(told))
+
+
+def test_check_tells_that_strict_stops_at_warnings(pictures: Path) -> None:
+    (pictures / "fish-00.txt").unlink()
+    assert aprendiz("check", "lora", "--data", "fish", "--steps", "2").stdout.endswith("This can be trained.\n")
+    done = aprendiz("check", "lora", "--data", "fish", "--steps", "2", "--strict")
+    assert done.returncode == 1 and "This can be trained" not in done.stdout
+    assert done.stderr.splitlines()[-1].startswith("This cannot be trained yet, because strict stops at warnings too. Errors: 0;")
+
+
     assert sorted(set(there)) == sorted(set(wanted)) and len(there) == len(set(there))
 
 

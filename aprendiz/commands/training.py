@@ -221,11 +221,25 @@ def check(asked: argparse.Namespace) -> int:
         if found.report is not None and not asked.json:
             put("\n".join([*found.report.forecast.lines(), *foreseen(job, found.report.forecast.pictures)]))
     for problem in problems:
+    problems.sort(key=lambda problem: not problem.warning)  # what stops the run last, where it is still in sight
         tell_problem(problem, asked.json)
-    stopping = [problem for problem in problems if strict or not problem.warning]
-    if not asked.json and not stopping:
+    errors = sum(not problem.warning for problem in problems)
+    stops = bool(errors or (strict and problems))
+    if not asked.json:
+        tell_verdict(errors, len(problems) - errors, stops)
+    return 1 if stops else 0
+
+
+def tell_verdict(errors: int, warnings: int, stops: bool) -> None:
+    """The last line of a check."""
+    if not stops:
         put(say("This can be trained."))
-    return 1 if stopping else 0
+    elif errors:
+        put(say("This cannot be trained yet. Errors: {errors}; warnings: {warnings}.", errors=errors, warnings=warnings),
+            error=True)
+    else:
+        put(say("This cannot be trained yet, because strict stops at warnings too. Errors: {errors}; warnings: {warnings}.",
+                errors=errors, warnings=warnings), error=True)
 
 
 def foreseen(job: Job, pictures: int) -> list[str]:
