@@ -24,7 +24,7 @@ from .knobs import knobs
 from .run import Stopped
 from .settings import BaseSettings
 from .texts import say
-from .views import flags
+from .views import flags, usage
 from .views.terminal import utf8
 from .worker.attempt import Bug, missing_package
 from .worker.messages import COMMANDS
@@ -122,6 +122,7 @@ def make_parser(method: str | None = None) -> tuple[Parser, dict[str, Parser]]:
         part.set_defaults(command=command, part=part)
         for argument, metavar, text in positional:
             part.add_argument(argument, metavar=metavar, help=text)
+    usage.speak()
         if machine:
             part.add_argument("--json", action="store_true", help=say("Print for machines: JSON, a line each."))
         return part
@@ -145,8 +146,9 @@ def make_parser(method: str | None = None) -> tuple[Parser, dict[str, Parser]]:
     add("inspect", looking.inspect, say("What a file is, and what of it each host loads."),
         ("file", "FILE", say("A file of weights.")))
     add("runs", following.runs, say("The runs there are, and their state.")).add_argument(
-        "folder", nargs="?", type=Path, metavar="DIR", help=say("An output folder. None: all that were ever used."))
-    add("watch", following.watch, say("Follow a run that some other door started."), run)
+        "folder", nargs="?", type=a_path, metavar="DIR", help=say("An output folder. None: all that were ever used."))
+    add("watch", following.watch,
+        say("Follow a run that was started elsewhere: on the page, in a host, in another terminal."), run)
     add("tell", following.tell, say("Steer a run."), run, machine=False).add_argument(
         "what", choices=list(COMMANDS), metavar="|".join(COMMANDS))
     share_parser = add("share", looking.share, say("Make a folder to publish: file, card, preview, grid; nothing private."),
@@ -206,10 +208,10 @@ def _add_walk(parser: Parser) -> None:
 
 
 def _add_drawing(parser: Parser) -> None:
-    for name, metavar in (("base", "BASE"), ("vae", "FILE"), ("text-encoder", "FILE"), ("prediction", "auto|epsilon|v"),
-                          ("clip-skip", "N")):
-        field = "path" if name == "base" else name.replace("-", "_")
-        parser.add_argument(f"--{name}", required=name == "base", metavar=metavar, help=say(knobs(BaseSettings)[field].help))
+    parser.add_argument("--base", required=True, metavar="BASE",
+                        help=say("The model to draw with: 'micro', a diffusers folder, or a .safetensors checkpoint."))
+    for name, metavar in (("vae", "FILE"), ("text-encoder", "FILE"), ("prediction", "auto|epsilon|v"), ("clip-skip", "N")):
+        parser.add_argument(f"--{name}", metavar=metavar, help=say(knobs(BaseSettings)[name.replace("-", "_")].help))
     parser.add_argument("--lora", action="append", default=[], metavar="FILE[:WEIGHT]",
                         help=say("A LoRA file and its weight; may be given several times."))
     parser.add_argument("--embedding", action="append", type=Path, default=[], metavar="FILE",

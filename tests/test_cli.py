@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -397,6 +398,38 @@ def test_a_terminal_shows_bar_loss_speed_and_time_left_within_its_width(monkeypa
     monkeypatch.setenv("COLUMNS", "70")
     stream = Terminal()
     screen = Screen(stream)
+def test_help_tells_that_a_setting_is_empty_in_a_word() -> None:
+    told = aprendiz("train", "textual_inversion", "--help", environment={"COLUMNS": "200"}).stdout
+    assert "[]" not in told and told.count("[none]") >= 3
+
+
+def test_help_of_what_draws_speaks_of_drawing() -> None:
+    for command in ("generate", "walk"):
+        told = aprendiz(command, "--help", environment={"COLUMNS": "200"}).stdout
+        assert "The model to draw with" in told and "The model to teach" not in told
+
+
+@pytest.mark.parametrize(("language", "words"), [
+    ("es", ["uso: ", "opciones:", "argumentos:", "muestra esta ayuda y termina", "muestras [samples]:"]),
+    ("pt-BR", ["uso: ", "opções:", "argumentos:", "mostra esta ajuda e termina", "amostras [samples]:"])])
+def test_the_frame_of_the_help_is_in_the_persons_language(language: str, words: list[str]) -> None:
+    told = aprendiz("train", "--help", environment={"COLUMNS": "200", "APRENDIZ_LANGUAGE": language}).stdout
+    assert [word for word in words if word not in told] == []
+    assert not re.search("usage|options:|positional|this help", told)
+
+
+@pytest.mark.parametrize(("arguments", "answer"), [
+    ((), "faltan estos argumentos: COMMAND"),
+    (("tell", "run", "halt"), "no existe 'halt' (las opciones son "),
+    (("train", "lora", "--data", "fish", "--rank"), "argumento --rank: necesita un valor"),
+    (("train", "lora", "--data"), "argumento --data: necesita un valor"),
+    (("train", "lora", "--sample-prompts"), "argumento --sample-prompts: necesita al menos un valor"),
+    (("runs", "--json=yes"), "argumento --json: no acepta el valor 'yes'")])
+def test_what_is_wrong_with_arguments_is_told_in_the_persons_language(arguments: Sequence[str], answer: str) -> None:
+    done = aprendiz(*arguments, environment={"APRENDIZ_LANGUAGE": "es"})
+    assert done.returncode == 2 and answer in done.stderr
+
+
     for event in steps(40, 1.0):
         screen.show(event)
     drawn = stream.getvalue().split("\r")[1:]

@@ -16,7 +16,7 @@ from typing import Any
 from .. import registry
 from ..knobs import Knob, kind_words, kinds
 from ..settings import SECTIONS
-from .flags import Flag, flags
+from .flags import Flag, flags, of_method
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 
@@ -59,10 +59,8 @@ def page() -> str:
     for section, settings in SECTIONS.items():
         parts.append(f"## {section}\n\n{first_line(settings)}\n\n{table(by_section[section])}")
     for name, method in registry.methods().items():
-        # Methods may have settings of one name with other choices and another meaning.
-        own = [dataclasses.replace(flag, settings=method.Settings) for flag in by_section["method"] if name in flag.methods]
         about = f"{method.title}. {first_line(method.Settings)} `method.name = \"{name}\"`"
-        parts.append(f"## method: {name}\n\n{about}\n\n{table(own)}")
+        parts.append(f"## method: {name}\n\n{about}\n\n{table(of_method(name))}")
     return "\n".join(parts)
 
 

@@ -19,6 +19,7 @@ from ..errors import SettingsError
 from ..knobs import Knob, kinds, knobs
 from ..settings import SECTIONS, unfold
 from ..texts import say
+from . import usage
 
 OFF = ("off", "none", "null")
 TRUE = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -64,16 +65,22 @@ def flags() -> dict[str, Flag]:
     return found
 
 
+def of_method(method: str) -> list[Flag]:
+    """The settings of a way of teaching, each as that one means it: others may have one of the same name."""
+    settings = registry.methods()[method].Settings
+    return [replace(flag, settings=settings, methods=(method,)) for flag in flags().values() if method in flag.methods]
+
+
 def add_flags(parser: argparse.ArgumentParser, method: str | None = None) -> None:
     """Give a parser the flag of every setting, under its section's title, with help, default and what it takes.
 
     method: whose settings the help tells; those of the others are taken as well, and answered by the job's check.
     """
     groups: dict[str, Any] = {}
+    own = {flag.flag: flag for flag in of_method(method)} if method is not None else {}
     for flag in flags().values():
-        if method in flag.methods:
-            flag = replace(flag, settings=registry.methods()[method].Settings, methods=(method,))
-        title = flag.section if flag.section != "method" else f"method ({', '.join(flag.methods)})"
+        flag = own.get(flag.flag, flag)
+        title = usage.section(flag.section) + (f" ({', '.join(flag.methods)})" if flag.methods else "")
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
         types, _ = kinds(flag.settings)[flag.name]
@@ -112,7 +119,7 @@ def describe(flag: Flag) -> str:
     """One line of help: what it does, its bounds and its default."""
     default = next(field.default for field in fields(flag.settings) if field.name == flag.name)
     plain = json.dumps(default, ensure_ascii=False) if isinstance(default, (bool, tuple)) else str(default)
-    shown = "off" if default is None else plain
+    shown = "off" if default is None else say("none") if default in ((), "") else plain
     low, high = flag.knob.min, flag.knob.max
     bounds = f" {low:g}..{high:g}." if low is not None and high is not None else ""
     # argparse fills in %(...)s.
@@ -202,7 +209,7 @@ def _whole_paths(values: dict[str, Any], beside: Path | None) -> None:
     for flag in flags().values():
         section = values.get(flag.section)
         value = section.get(flag.name) if isinstance(section, dict) else None
-        if not flag.knob.path or not isinstance(value, str) or (flag.dest == "base.path" and value == "micro"):
+        if not flag.knob.path or not isinstance(value, str) or not value or (flag.dest == "base.path" and value == "micro"):
             continue
         for folder in (Path.cwd(), *([beside] if beside else [])):
             if (folder / Path(value).expanduser()).exists():
