@@ -19,8 +19,9 @@ from .texts import say
 
 REQUIRED = {"torch": "2.0.0", "transformers": "4.30.2", "diffusers": "0.31.0", "peft": "0.13.2", "accelerate": "0.21.0",
             "safetensors": "0.4.2", "pillow": "9.5.0"}
-OPTIONAL = {"pytorch-optimizer": "Prodigy, Lion, schedule-free", "bitsandbytes": "8-bit AdamW", "tensorboard": "TensorBoard logs",
-            "wandb": "Weights & Biases", "imageio-ffmpeg": "MP4", "gradio": "app"}
+# What asks for them, as one types it.
+OPTIONAL = {"pytorch-optimizer": "--optimizer prodigy|lion|adafactor|schedulefree", "bitsandbytes": "--optimizer adamw8bit",
+            "tensorboard": "--tensorboard", "wandb": "--wandb", "imageio-ffmpeg": "walk --out FILE.mp4", "gradio": "app"}
 GB = 1e9
 LITTLE_DISK, LITTLE_MEMORY = 5 * GB, 4 * GB
 

@@ -343,6 +343,27 @@ def test_doctor_works_where_nothing_is_installed() -> None:
     done = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 1 and done.stderr == ""
     told = {finding["name"]: finding for finding in map(json.loads, done.stdout.splitlines())}
+def test_methods_tells_of_each_method_its_own_settings() -> None:
+    told = re.split(r"^(?=\w+: )", aprendiz("methods").stdout, flags=re.MULTILINE)
+    controlnet = next(part for part in told if part.startswith("controlnet: "))
+    assert "--layout diffusers|original" in controlnet and "[diffusers]" in controlnet and "LoRA file" not in controlnet
+    for name in ("textual_inversion", "pivotal"):
+        assert "A LoRA file of the same family to go on from" not in next(part for part in told if part.startswith(f"{name}: "))
+    assert "LoRA file of the same family to go on from" in next(part for part in told if part.startswith("lora: "))
+
+
+def test_families_and_methods_name_each_other() -> None:
+    told = aprendiz("families").stdout.splitlines()[0]
+    assert told.startswith("sdxl: ") and all(name in told for name in registry.methods())
+    told = aprendiz("methods").stdout
+    assert "sdxl" in told and "text_encoders" not in told, "what a family's code offers is nothing for people"
+
+
+def test_titles_of_methods_are_in_the_persons_language() -> None:
+    told = aprendiz("methods", environment={"APRENDIZ_LANGUAGE": "es"}).stdout
+    assert "textual_inversion: Inversión textual" in told
+
+
     assert told["torch"]["value"] == "missing" and told["torch"]["stops"] and "pytorch.org" in told["torch"]["remedy"]
     assert "-m pip install" in told["diffusers"]["remedy"]
     assert "GB" in told["memory"]["value"] and "GB in" in told["free disk"]["value"]

@@ -49,13 +49,13 @@ def methods(asked: argparse.Namespace) -> int:
                       "settings": settings_of(method.Settings)})
         return 0
     for name, method in registry.methods().items():
-        needs = ", ".join(sorted(method.needs))
-        put(f"{name}: {method.title}" + (f" ({say('needs {parts}', parts=needs)})" if needs else ""))
-        tell_settings("method", {flag.name for flag in flags.flags().values() if name in flag.methods})
+        taught = [family for family, one in registry.families().items() if method.needs <= one.offers]
+        put(f"{name}: {say(method.title)} ({say('for {families}', families=', '.join(taught))})")
+        tell_settings(flags.of_method(name))
     put(say("Settings of every method:"))
     for section in SECTIONS:
         put(f"[{section}]")
-        tell_settings(section, set(knobs(SECTIONS[section])))
+        tell_settings(of_section(section))
     return 0
 
 
@@ -68,11 +68,15 @@ def settings_of(settings: type) -> list[dict[str, Any]]:
     return found
 
 
-def tell_settings(section: str, names: set[str]) -> None:
-    """Settings of a section, a line each."""
-    for flag in flags.flags().values():
-        if flag.section == section and flag.name in names:
-            put(f"    {flag.flag} {flags.metavar(flag)}\n        {flags.describe(flag).replace('%%', '%')}")
+def of_section(section: str) -> list[flags.Flag]:
+    """The settings of a section."""
+    return [flag for flag in flags.flags().values() if flag.section == section]
+
+
+def tell_settings(told: list[flags.Flag]) -> None:
+    """Settings with what each takes and does."""
+    for flag in told:
+        put(f"    {flag.flag} {flags.metavar(flag)}\n        {flags.describe(flag).replace('%%', '%')}")
 
 
 def families(asked: argparse.Namespace) -> int:
@@ -82,10 +86,11 @@ def families(asked: argparse.Namespace) -> int:
             put_json({"name": name, "title": family.title, "resolution": family.resolution, "bucket_step": family.bucket_step,
                       "offers": sorted(family.offers), "settings": settings_of(BaseSettings)})
         else:
-            put(f"{name}: {family.title}, {family.resolution} px ({', '.join(sorted(family.offers))})")
+            taught = ", ".join(method for method, one in registry.methods().items() if one.needs <= family.offers)
+            put(f"{name}: {family.title}, {family.resolution} px ({say('for {methods}', methods=taught)})")
     if not asked.json:
         put("[base]")
-        tell_settings("base", set(knobs(BaseSettings)))
+        tell_settings(of_section("base"))
     return 0
 
 

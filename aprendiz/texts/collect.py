@@ -4,7 +4,7 @@
 
 A template is the text that a call hands to `say`, `Problem`, `Phrase`, `knob` (its help) or an error of the AprendizError tree,
 or to any function of ours that has a parameter named `template`. It stands there literally, as a choice between literals, or
-as a name for one; anything else is reported as loose, because it could not be translated.
+as a name for one; anything else is reported as loose, because it could not be translated. A method's title is a template too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from . import translations
 PACKAGE = Path(__file__).resolve().parent.parent
 ERRORS = "AprendizError"
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
-CARRIED = ("template", "help")  # an attribute, parameter or key of this name was collected where it was made
+CARRIED = ("template", "help", "title")  # an attribute, parameter or key of this name was collected where it was made
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ def collect(package: Path = PACKAGE) -> Found:
     found = Found()
     constants = {name: texts for tree in trees.values() for name, texts in named_texts(tree.body).items() if name.isupper()}
     for file, tree in trees.items():
+        if file.startswith("methods/"):
+            found.templates += [Template(text, file, line) for text, line in titles(tree)]
         for call, names, parameters in calls(tree, {**constants, **named_texts(tree.body)}, frozenset()):
             argument = template_argument(call, takers)
             if argument is None:
@@ -64,6 +66,15 @@ def collect(package: Path = PACKAGE) -> Found:
             else:
                 found.templates += [Template(text, file, call.lineno) for text in texts]
     return found
+
+
+def titles(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """The titles of a file's classes, each with its line."""
+    for kind in ast.walk(tree):
+        for part in kind.body if isinstance(kind, ast.ClassDef) else ():
+            if isinstance(part, ast.Assign) and isinstance(part.value, ast.Constant) and isinstance(part.value.value, str) \
+                    and any(isinstance(target, ast.Name) and target.id == "title" for target in part.targets):
+                yield part.value.value, part.lineno
 
 
 def carriers(trees: Mapping[str, ast.Module]) -> dict[str, int]:

@@ -59,7 +59,8 @@ class Node:
 
     def title_in(self, language: str = "en") -> str:
         """The title as it is shown."""
-        return translations(language).get(self.title, self.title).format(method=self.named)
+        known = translations(language)
+        return known.get(self.title, self.title).format(method=known.get(self.named, self.named))
 
     def about_in(self, language: str = "en") -> list[str]:
         """What it is, a paragraph each."""
