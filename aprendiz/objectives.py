@@ -115,9 +115,14 @@ def objective(base: Base, settings: ObjectiveSettings) -> Objective:
     return RectifiedFlow(base, settings) if base.prediction == "flow" else Diffusion(base, settings)
 
 
+def timesteps(schedule: dict[str, Any]) -> int:
+    """How many timesteps a diffusers scheduler config tells."""
+    return int(schedule.get("num_train_timesteps", 1000))
+
+
 def betas(schedule: dict[str, Any]) -> Tensor:
     """The noise schedule of a diffusers scheduler config, as those schedulers make it: a float64 beta for every timestep."""
-    count, kind = int(schedule.get("num_train_timesteps", 1000)), schedule.get("beta_schedule", "scaled_linear")
+    count, kind = timesteps(schedule), schedule.get("beta_schedule", "scaled_linear")
     start, end = float(schedule.get("beta_start", 0.00085)), float(schedule.get("beta_end", 0.012))
     if schedule.get("trained_betas") is not None:
         return torch.tensor(schedule["trained_betas"], dtype=torch.float64)

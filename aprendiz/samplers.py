@@ -1,7 +1,8 @@
 """Samplers by their usual names, as diffusers' schedulers set up for a base.
 
 Noise schedules are those of DDPM (Ho et al. 2020), spacings those of Lin et al. (2024): bases that predict v or reach pure noise
-begin at the very last timestep ("trailing"). Flows are integrated with Euler's method whatever is asked for.
+begin at the very last timestep ("trailing"), and whatever is drawn in many steps does ("linspace"). Flows are integrated with
+Euler's method whatever is asked for.
 
 Shapes: B batch, C latent channels, H W latent height and width.
 """
@@ -29,6 +30,7 @@ TITLES = {
     "unipc": ("UniPC", None), "pndm": ("PLMS", None), "lcm": ("LCM", None),
 }
 DRAWS_NOISE = frozenset({"euler_a", "dpm++_sde", "lcm"})  # noise at every step, not only at the first
+MANY = 50  # steps: with more, leading spacing, which counts up by 1000 // steps, begins ever earlier: 501 steps half way
 LCM_STEPS = 50  # latent consistency models were distilled from a schedule of 50 (Luo et al. 2023), so they take no more
 
 
@@ -42,18 +44,30 @@ def trailing(base: Base) -> bool:
     return base.prediction == "v" or base.zero_terminal_snr
 
 
+def spacing(base: Base, steps: int) -> str:
+    """How so many steps lie among the timesteps, in diffusers' words."""
+    if MANY < steps < objectives.timesteps(base.schedule):
+        return "linspace"
+    # As many steps as timesteps take every one; in between, trailing may give one step too many, at timestep -1 (61 steps do).
+    return "trailing" if trailing(base) or steps > MANY else "leading"
+
+
 def scheduler(base: Base, name: str, steps: int, latents: tuple[int, int]) -> Any:
     """A diffusers scheduler, its timesteps set. `latents`: (height, width) of the latents, which shifts some flows.
 
     Names as in `settings.SAMPLERS`.
     """
+    from diffusers import DDIMScheduler, PNDMScheduler
+
     with warnings.catch_warnings():
         # diffusers hands torch tensors to numpy 2 in a way that numpy will once refuse; nothing that a person could mend.
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
         if base.prediction == "flow":
             return _flow(base, steps, latents)
-        built = _diffusion(base, name)
+        built = _diffusion(base, name, spacing(base, steps))
         built.set_timesteps(steps)
+        if steps > MANY and isinstance(built, (DDIMScheduler, PNDMScheduler)):
+            _close_gaps(built)
         return built
 
 
@@ -85,17 +99,17 @@ def rescale_zero_terminal_snr(betas: Tensor) -> Tensor:
     return 1 - torch.cat([bar[:1], bar[1:] / bar[:-1]])
 
 
-def _diffusion(base: Base, name: str) -> Any:
+def _diffusion(base: Base, name: str, spread: str) -> Any:
     import diffusers as d
 
-    end = trailing(base)
     common: dict[str, Any] = {
         "trained_betas": betas(base).float().numpy(),
-        "num_train_timesteps": int(base.schedule.get("num_train_timesteps", 1000)),
+        "num_train_timesteps": objectives.timesteps(base.schedule),
         "prediction_type": "v_prediction" if base.prediction == "v" else "epsilon",
     }
     # Leading with an offset of 1, as every Stable Diffusion release sampled.
-    spaced = common | {"timestep_spacing": "trailing" if end else "leading", "steps_offset": 0 if end else 1}
+    end = spread != "leading"
+    spaced = common | {"timestep_spacing": spread, "steps_offset": 0 if end else 1}
     if name == "ddim":
         return d.DDIMScheduler(**spaced, clip_sample=False, set_alpha_to_one=end)
     if name == "euler":
@@ -118,6 +132,18 @@ def _diffusion(base: Base, name: str) -> Any:
     if name == "lcm":
         return d.LCMScheduler(**common, original_inference_steps=LCM_STEPS)
     raise KeyError(name)
+
+
+def _close_gaps(sampler: Any) -> None:
+    """Make DDIM's and PLMS's steps end where the next one begins.
+
+    They step down by 1000 // steps, and the next timestep may lie lower: of 600 steps the noise was taken away by half. No step
+    begins in between, so the next one's noise level is told there.
+    """
+    levels = sampler.alphas_cumprod.clone()
+    times = torch.unique(sampler.timesteps).flip(0)  # PLMS has one twice
+    stride = int(sampler.config.num_train_timesteps) // sampler.num_inference_steps
+    sampler.alphas_cumprod[times[:-1] - stride] = levels[times[1:]]
 
 
 def _flow(base: Base, steps: int, latents: tuple[int, int]) -> Any:
@@ -160,7 +186,9 @@ class Lms:
 
     def set_timesteps(self, steps: int) -> None:
         """As many timesteps, from noise to picture."""
-        if self._spacing == "trailing":
+        if self._spacing == "linspace":
+            times = np.linspace(self._steps - 1, 0, steps)
+        elif self._spacing == "trailing":
             times = np.arange(self._steps, 0, -self._steps / steps).round() - 1
         else:
             times = (np.arange(steps) * (self._steps // steps))[::-1] + self._offset
@@ -177,7 +205,7 @@ class Lms:
     def init_noise_sigma(self) -> float:
         """The standard deviation of the first latents."""
         highest = float(self.sigmas[0])
-        return highest if self._spacing == "trailing" else math.hypot(highest, 1)
+        return math.hypot(highest, 1) if self._spacing == "leading" else highest
 
     def scale_model_input(self, sample_BCHW: Tensor, timestep: Any) -> Tensor:
         """The latents as the network takes them, of unit variance."""

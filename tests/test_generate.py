@@ -73,12 +73,13 @@ def test_a_request_gives_one_picture_alone_or_in_any_batch(family: str) -> None:
     assert furthest(together[0], together[3]) > 1 and furthest(together[0], together[1]) > 1
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-@pytest.mark.parametrize("prediction,zero_terminal_snr", [("epsilon", False), ("v", False), ("v", True), ("flow", False)])
-def test_every_sampler_finds_a_distribution_whose_best_prediction_is_known(
-        name: str, prediction: str, zero_terminal_snr: bool) -> None:
-    # Data is normal with mean 0.7 and deviation 0.5, so the expected x0 of any noisy value is known exactly.
-    mean, variance, steps = 0.7, 0.25, 8 if name == "lcm" else 20
+def sample_a_known_distribution(
+        name: str, steps: int, prediction: str, zero_terminal_snr: bool) -> tuple[list[float], torch.Tensor]:
+    """The timesteps and what a sampler finds where data is normal, so that the expected x0 of any noisy value is known exactly.
+
+    Its mean is 0.7 and its deviation 0.5.
+    """
+    mean, variance = 0.7, 0.25
     base: Any = SimpleNamespace(prediction=prediction, zero_terminal_snr=zero_terminal_snr, schedule={})
     sampler = samplers.scheduler(base, name, steps, (8, 8))
     alphas = torch.cumprod(1 - samplers.betas(base), 0).sqrt()
@@ -86,7 +87,8 @@ def test_every_sampler_finds_a_distribution_whose_best_prediction_is_known(
     generators = [torch.Generator().manual_seed(i) for i in range(16)]
     extra = {"generator": generators} if name in samplers.DRAWS_NOISE and prediction != "flow" else {}
     x = noise * (1.0 if prediction == "flow" else float(sampler.init_noise_sigma))
-    for time in samplers.begin(sampler, 0):
+    times = samplers.begin(sampler, 0)
+    for time in times:
         if prediction == "flow":
             noisy, alpha, sigma = x, 1 - float(time) / 1000, float(time) / 1000
         else:
@@ -96,9 +98,30 @@ def test_every_sampler_finds_a_distribution_whose_best_prediction_is_known(
         epsilon = (noisy - alpha * clean) / sigma
         answer = {"epsilon": epsilon, "v": alpha * epsilon - sigma * clean, "flow": epsilon - clean}[prediction]
         x = sampler.step(answer.float(), time, x, return_dict=False, **extra)[0]
-    assert abs(float(x.mean()) - mean) < 0.06
+    return [float(time) for time in times], x
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("prediction,zero_terminal_snr", [("epsilon", False), ("v", False), ("v", True), ("flow", False)])
+def test_every_sampler_finds_a_distribution_whose_best_prediction_is_known(
+        name: str, prediction: str, zero_terminal_snr: bool) -> None:
+    _, x = sample_a_known_distribution(name, 8 if name == "lcm" else 20, prediction, zero_terminal_snr)
+    assert abs(float(x.mean()) - 0.7) < 0.06
     # Latent consistency steps jump to the expected picture, so their spread is smaller.
     assert (0.25 if name == "lcm" and prediction != "flow" else 0.37) < float(x.std()) < 0.56
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "lcm"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_more_steps_begin_in_the_noise_too_and_draw_no_worse(name: str, prediction: str) -> None:
+    for steps in (61, 600, 1000):
+        times, x = sample_a_known_distribution(name, steps, prediction, False)
+        falling = list(zip(times, times[1:]))
+        assert times[0] == 999 and all(after <= before for before, after in falling)
+        # Heun and PLMS ask twice at a timestep; Karras' spacing is one of noise levels, finer than timesteps at its end.
+        if name not in ("heun", "pndm", "dpm++_2m_karras", "dpm++_sde"):
+            assert len(times) == steps and all(after < before for before, after in falling)
+        assert abs(float(x.mean()) - 0.7) < 0.05 and 0.43 < float(x.std()) < 0.52, steps
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
