@@ -127,6 +127,14 @@ def test_the_folder_is_made_where_somebody_holds_it_for_a_moment(run: Path, held
     assert share(run) == run / "share" and (run / "share" / "README.md").is_file()
 
 
+@pytest.mark.parametrize("job", ["{x", "[]", '{"data": 7}', '{"method": 3, "data": 7}', '{"samples": null}'])
+def test_a_job_that_is_none_is_not_published_and_inspecting_leaves_it_out(job: str, run: Path) -> None:
+    file = run / "vases.safetensors"
+    file.write_bytes(container.with_metadata(file.read_bytes(), {metadata.JOB: job}))
+    assert inspect.inspect(file).as_dict()["job"] is None
+    assert metadata.JOB not in inspect.inspect(share(file, level="full") / "vases.safetensors").metadata
+
+
 def test_a_run_without_a_result_and_an_unknown_level_are_answered(run: Path, tmp_path: Path, answers: Note) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunError, match="holds no result yet") as caught:

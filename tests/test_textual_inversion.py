@@ -356,6 +356,8 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
     for name, tensors in made.items():
         save_file(tensors, folder / f"{name}.safetensors")
     torch.save({"<a>": ROWS, "<b>": ROWS}, folder / "several.bin")
+    torch.save({"string_to_param": {"*": ROWS.to_sparse()}}, folder / "sparse.pt")
+    torch.save({"string_to_param": {"*": ROWS.to("meta")}}, folder / "empty.pt")
     torch.save(Code(), folder / "code-zip.pt")
     torch.save({"string_to_param": Code()}, folder / "code-old.pt", _use_new_zipfile_serialization=False)
     said = {"missing.pt": "There is no embedding file", "words.txt": "these are .safetensors, .pt, .bin, .png files",
@@ -367,6 +369,7 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
             "two-x.safetensors": "an embedding for Stable Diffusion 2.x",
             "uneven.safetensors": "another number of vectors for each", "many.safetensors": "76 vectors, more than the 75",
             "flat.safetensors": "no list of vectors", "nan.safetensors": "some of its numbers are none",
+            "sparse.pt": "no list of vectors", "empty.pt": "no list of vectors",
             "lora.safetensors": "is a LoRA, not an embedding",
             "several.bin": "holds several embeddings (<a>, <b>)"}
     return {name: (folder / name, text) for name, text in said.items()}

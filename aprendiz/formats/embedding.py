@@ -244,7 +244,8 @@ def _checked(file: Path, found: Mapping[str, Any]) -> dict[str, Tensor]:
     import torch
     vectors: dict[str, Tensor] = {}
     for key, value in sorted(found.items()):
-        if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.ndim not in (1, 2) or not value.numel():
+        plain = isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+        if not plain or not value.is_floating_point() or value.ndim not in (1, 2) or not value.numel():
             raise ModelError("{file} is no embedding: {key} is no list of vectors.", file=str(file), key=key, where=str(file))
         vectors[key] = value.detach().float().reshape(-1, value.shape[-1]).clone()
     counts = {len(one) for one in vectors.values()}

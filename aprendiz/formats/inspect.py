@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError, Problem
+from ..settings import SECTIONS
 from ..texts import say
 from . import container, keys, metadata, names, recognise
 from .adapter_config import Alphas
@@ -249,9 +250,10 @@ def trigger_words(told: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def job_in(told: Mapping[str, str]) -> dict[str, Any] | None:
-    """The job that a file of ours carries."""
+    """The job that a file of ours carries; None where what stands there is none."""
     job = _json(told.get(metadata.JOB))
-    return job if isinstance(job, dict) else None
+    sections = [job.get(name, {}) for name in ("method", *SECTIONS)] if isinstance(job, dict) else [None]
+    return job if all(isinstance(section, dict) for section in sections) else None
 
 
 def _json(text: str | None) -> Any:

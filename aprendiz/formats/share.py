@@ -25,7 +25,7 @@ from ..errors import RunError, SettingsError
 from ..files import move_into_place, temporary_name
 from ..texts import say
 from . import container, graph, metadata, recognise
-from .inspect import Inspection, inspect
+from .inspect import Inspection, inspect, job_in
 from .writing import make_folder, write_whole
 
 LEVELS = ("public", "full", "none")
@@ -133,8 +133,10 @@ def public_metadata(told: Mapping[str, str], level: str) -> dict[str, str]:
     for name in ("ss_dataset_dirs", "ss_reg_dataset_dirs", "ss_datasets", "ss_tag_frequency", *graph.KEYS):
         kept.pop(name, None)
     kept |= {name: value for name, value in metadata.reduce(told, "public").items() if name == "ss_tag_frequency"}
-    if metadata.JOB in kept:
-        kept[metadata.JOB] = json.dumps(_public_job(json.loads(kept[metadata.JOB])), ensure_ascii=False, separators=(",", ":"))
+    job = job_in(kept)
+    kept.pop(metadata.JOB, None)  # what cannot be read is not published
+    if job is not None:
+        kept[metadata.JOB] = json.dumps(_public_job(job), ensure_ascii=False, separators=(",", ":"))
     return kept
 
 
