@@ -166,6 +166,8 @@ def check(settings: Any, section: str = "") -> list[Problem]:
             problems.append(Problem("{name} is {value}. It must be at least {low}.", {**shown, "low": one.min}, where))
         elif numeric and one.max is not None and not value <= one.max:
             problems.append(Problem("{name} is {value}. It must be at most {high}.", {**shown, "high": one.max}, where))
+        if one.path and value == "":
+            problems.append(Problem("{name} is empty. Name a file or a folder, or leave it out.", shown, where))
         if isinstance(one.choices, tuple) and value not in one.choices:
             close = difflib.get_close_matches(str(value), one.choices, n=1)
             template = "{name} is '{value}'. It can be: {choices}."

@@ -341,6 +341,18 @@ def default_name(job: Job) -> str:
     return job.method_name.replace("_", "-")
 
 
+def find_run(words: str) -> Run:
+    """A run by its folder, or by its name where one run alone has it. Raises RunError."""
+    folder = Path(words).expanduser()
+    if not (folder / "job.json").is_file() and len(folder.parts) == 1:
+        named = [run.folder for run in find_runs() if run.name == words]
+        if len(named) > 1:
+            raise RunError("Several runs are called {name}. Name the folder of one: {folders}.", name=words,
+                           folders=", ".join(map(str, named)))
+        folder = named[0] if named else folder
+    return Run.open(folder)
+
+
 def find_runs(output: Path | None = None) -> list[Run]:
     """Runs in an output folder (or in all that were ever used), those changed last first. Raises RunError without a folder."""
     if output is not None:

@@ -60,7 +60,7 @@ def test_a_broken_off_install_is_taken_up_where_it_stopped(maker: Maker) -> None
 def test_another_index_of_pytorch_or_another_python_makes_it_anew(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     maker.make()
     torch, _ = maker.make("https://example.org/cuda")
-    assert torch[-2:] == ["--index-url", "https://example.org/cuda"] and maker.created == 2, "pip would keep the torch that is there"
+    assert torch[-2:] == ["--index-url", "https://example.org/cuda"] and maker.created == 2, "pip keeps the torch that is there"
     monkeypatch.setattr(maker.module.sys, "version_info", (3, 12) if sys.version_info[:2] != (3, 12) else (3, 11))
     maker.make("https://example.org/cuda")
     assert maker.created == 2, "the mark of this very environment is there"

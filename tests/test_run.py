@@ -19,7 +19,7 @@ from aprendiz.errors import Problem, RunError
 from aprendiz.events import read_events
 from aprendiz.files import home, write_atomically
 from aprendiz.locks import FileLock, devices_locked, is_locked
-from aprendiz.run import Run, Stopped, default_name, find_runs
+from aprendiz.run import Run, Stopped, default_name, find_run, find_runs
 from aprendiz.settings import Job
 from aprendiz.worker.messages import LEASE
 
@@ -431,3 +431,14 @@ def test_a_hosts_pause_runs_out_and_a_persons_does_not(tmp_path: Path, monkeypat
     assert (run.commands(), run.paused_by) == (["pause"], None)
     now[0] += 2 * LEASE
     assert run.commands() == []
+
+
+def test_a_run_is_found_by_its_name_where_one_alone_has_it(tmp_path: Path) -> None:
+    one = Run.create(tmp_path / "one", job(), "digest")
+    assert find_run(one.name).folder == find_run(str(one.folder)).folder == one.folder
+    with pytest.raises(RunError, match="is not the folder of a run"):
+        find_run("nobody")
+    Run.create(tmp_path / "two", job(), "digest")
+    with pytest.raises(RunError, match=f"Several runs are called {one.name}"):
+        find_run(one.name)
+    assert find_run(str(one.folder)).folder == one.folder

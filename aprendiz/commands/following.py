@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from ..errors import RunError
-from ..run import Run, find_runs
+from ..run import find_run, find_runs
 from ..texts import say
 from ..views.terminal import STATES, Screen, own_output, put, put_json
 from ..worker.client import follow
@@ -32,7 +32,7 @@ def runs(asked: argparse.Namespace) -> int:
 
 def watch(asked: argparse.Namespace) -> int:
     """Follow a run to its end; ending this leaves the run alone. 0 finished, 1 failed, 130 stopped."""
-    run = Run.open(asked.folder)
+    run = find_run(asked.run)
     screen = Screen(own_output(), asked.json)
     last: dict[str, Any] = {}
     for last in follow(run):
@@ -48,7 +48,9 @@ def watch(asked: argparse.Namespace) -> int:
 
 def tell(asked: argparse.Namespace) -> int:
     """Steer a run."""
-    run = Run.open(asked.folder)
+    run = find_run(asked.run)
+    if run.state == "finished":
+        raise RunError("{name} has finished, so nothing can be told to it.", name=run.name)
     if run.state not in ALIVE:
         raise RunError("{name} is not being trained ({state}), so nothing can be told to it. Go on with: "
                        "python -m aprendiz resume {folder}",

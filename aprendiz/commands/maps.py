@@ -63,7 +63,7 @@ def read_recipe(asked: argparse.Namespace) -> Recipe:
         raise SettingsError("{name} is '{value}'. It can be: {choices}.", name="kind", value=asked.kind,
                             choices=", ".join((*COMPUTED, *KINDS)))
     recipe = Recipe(kind=asked.kind, source="computed", low=number(asked.canny_low, "canny-low"),
-                    high=number(asked.canny_high, "canny-high"), thickness=int(number(asked.thickness, "thickness")),
+                    high=number(asked.canny_high, "canny-high"), thickness=int(number(asked.thickness, "thickness", most=8)),
                     annotators=None if asked.annotators is None else str(asked.annotators))
     found = problems(recipe)
     if found:
@@ -71,14 +71,14 @@ def read_recipe(asked: argparse.Namespace) -> Recipe:
     return recipe
 
 
-def number(text: str, name: str) -> float:
+def number(text: str, name: str, most: int = 100_000) -> float:
     """A number that is not negative. Raises SettingsError."""
     try:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not 0 <= value <= 100_000:
-        raise SettingsError("{name} is '{value}'. It takes a number, 0 or more.", name=name, value=text)
+    if not 0 <= value <= most:
+        raise SettingsError("{name} is '{value}'. It takes a number from 0 to {most}.", name=name, value=text, most=most)
     return value
 
 

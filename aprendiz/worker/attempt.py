@@ -108,10 +108,10 @@ def explain(error: BaseException, run: Run) -> AprendizError | None:
     if isinstance(error, AprendizError):
         return error
     text = f"{type(error).__name__}: {error}"
-    lacking = missing_package(error)
-    if lacking is not None:
+    known = missing_package(error) or too_long(error)
+    if known is not None:
         traceback.print_exception(type(error), error, error.__traceback__)
-        return lacking
+        return known
     if re.search(r"out of memory|MemoryError|can't allocate memory", text):
         return DeviceError("The memory ran out ({reason}). Close other programs that use it, or lower batch_size or resolution, "
                            "then go on with: python -m aprendiz resume {folder}",
@@ -130,6 +130,15 @@ def missing_package(error: BaseException) -> RunError | None:
     module = str(error.name).split(".")[0]
     return RunError("The package {package} is missing or broken ({reason}). Install it with: {python} -m pip install "
                     "{package}", package=PACKAGES.get(module, module), reason=str(error), python=sys.executable)
+
+
+def too_long(error: BaseException) -> RunError | None:
+    """That a path is longer than the system allows; None for other errors."""
+    if not isinstance(error, OSError) or error.errno != errno.ENAMETOOLONG:
+        return None
+    path = str(error.filename)
+    return RunError("A path is longer than this system allows: {path}. Choose a shorter one.",
+                    path=path if len(path) < 80 else f"{path[:40]}...{path[-30:]}")
 
 
 @contextmanager
