@@ -110,6 +110,7 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def make_parser(method: str | None = None) -> tuple[Parser, dict[str, Parser]]:
     """The whole command line, and its parts by command. method: whose settings the help of train and check tells."""
+    usage.speak()
     parser = Parser(prog="python -m aprendiz", allow_abbrev=False,
                     description=say("Teach a diffusion model something new from your own pictures."))
     parser.add_argument("--version", action="version", version=f"aprendiz {__version__}")
@@ -122,7 +123,6 @@ def make_parser(method: str | None = None) -> tuple[Parser, dict[str, Parser]]:
         part.set_defaults(command=command, part=part)
         for argument, metavar, text in positional:
             part.add_argument(argument, metavar=metavar, help=text)
-    usage.speak()
         if machine:
             part.add_argument("--json", action="store_true", help=say("Print for machines: JSON, a line each."))
         return part
@@ -146,7 +146,7 @@ def make_parser(method: str | None = None) -> tuple[Parser, dict[str, Parser]]:
     add("inspect", looking.inspect, say("What a file is, and what of it each host loads."),
         ("file", "FILE", say("A file of weights.")))
     add("runs", following.runs, say("The runs there are, and their state.")).add_argument(
-        "folder", nargs="?", type=a_path, metavar="DIR", help=say("An output folder. None: all that were ever used."))
+        "folder", nargs="?", type=Path, metavar="DIR", help=say("An output folder. None: all that were ever used."))
     add("watch", following.watch,
         say("Follow a run that was started elsewhere: on the page, in a host, in another terminal."), run)
     add("tell", following.tell, say("Steer a run."), run, machine=False).add_argument(

@@ -120,6 +120,9 @@ def test_unknown_commands_and_flags_and_missing_arguments_exit_with_2(arguments:
     (("--optimizer", "adamv"), "Did you mean 'adamw'?"),
     (("--name", "../up"), "The name '../up' cannot be a file's name everywhere."),
     (("--resolution", "100"), "resolution is 100, which is no multiple of 8. The nearest is 96."),
+    (("--data", ""), "data.path is empty. Name a file or a folder, or leave it out."),
+    (("--base", ""), "base.path is empty. Name a file or a folder, or leave it out."),
+    (("--base", "x" * 5000), "A path is longer than this system allows: "),
 ])
 def test_bad_values_exit_with_1_and_one_sentence(given: Sequence[str], answer: str, pictures: Path, answers: Answers) -> None:
     told = refused(1, "train", "lora", "--data", "fish", *given)
@@ -301,13 +304,6 @@ def test_check_tells_every_problem_of_settings_and_pictures_at_once(pictures: Pa
     assert "method.rank is 0" in told and "fish-01.txt" in told
 
 
-# What there is
-
-
-def test_every_setting_is_a_flag_once() -> None:
-    there = [(flag.section, flag.name) for flag in flags().values()]
-    wanted = [(section, name) for section, settings in SECTIONS.items() for name in knobs(settings)]
-    wanted += [("method", name) for method in registry.methods().values() for name in knobs(method.Settings)]
 def test_check_ends_with_what_stops_the_run_and_how_much_that_is(pictures: Path, answers: Answers) -> None:
     (pictures / "fish-00.txt").rename(pictures / "stray.txt")
     told = refused(1, "check", "lora", "--data", "fish", "--rank", "0").splitlines()
@@ -325,6 +321,13 @@ def test_check_tells_that_strict_stops_at_warnings(pictures: Path) -> None:
     assert done.stderr.splitlines()[-1].startswith("This cannot be trained yet, because strict stops at warnings too. Errors: 0;")
 
 
+# What there is
+
+
+def test_every_setting_is_a_flag_once() -> None:
+    there = [(flag.section, flag.name) for flag in flags().values()]
+    wanted = [(section, name) for section, settings in SECTIONS.items() for name in knobs(settings)]
+    wanted += [("method", name) for method in registry.methods().values() for name in knobs(method.Settings)]
     assert sorted(set(there)) == sorted(set(wanted)) and len(there) == len(set(there))
 
 
@@ -337,12 +340,6 @@ def test_methods_and_families_are_told_to_machines_with_their_settings() -> None
     assert [family["name"] for family in told] == list(registry.families())
 
 
-def test_doctor_works_where_nothing_is_installed() -> None:
-    script = (f"import sys; sys.path.append({str(ROOT)!r}); from aprendiz.__main__ import main; "
-              "sys.exit(main(['doctor', '--json']))")
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, encoding="utf-8", check=False)
-    assert done.returncode == 1 and done.stderr == ""
-    told = {finding["name"]: finding for finding in map(json.loads, done.stdout.splitlines())}
 def test_methods_tells_of_each_method_its_own_settings() -> None:
     told = re.split(r"^(?=\w+: )", aprendiz("methods").stdout, flags=re.MULTILINE)
     controlnet = next(part for part in told if part.startswith("controlnet: "))
@@ -364,6 +361,12 @@ def test_titles_of_methods_are_in_the_persons_language() -> None:
     assert "textual_inversion: Inversión textual" in told
 
 
+def test_doctor_works_where_nothing_is_installed() -> None:
+    script = (f"import sys; sys.path.append({str(ROOT)!r}); from aprendiz.__main__ import main; "
+              "sys.exit(main(['doctor', '--json']))")
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 1 and done.stderr == ""
+    told = {finding["name"]: finding for finding in map(json.loads, done.stdout.splitlines())}
     assert told["torch"]["value"] == "missing" and told["torch"]["stops"] and "pytorch.org" in told["torch"]["remedy"]
     assert "-m pip install" in told["diffusers"]["remedy"]
     assert "GB" in told["memory"]["value"] and "GB in" in told["free disk"]["value"]
@@ -392,33 +395,6 @@ def test_help_of_train_names_every_flag_with_its_default() -> None:
     assert "[0.01]" in told and "adamw|adamw8bit|" in told
 
 
-def test_help_of_train_and_a_method_tells_that_methods_settings_alone() -> None:
-    told = aprendiz("train", "controlnet", "--help", environment={"COLUMNS": "200"}).stdout
-    assert "A ControlNet file of the same family to go on from" in told and "diffusers|original" in told
-    assert "--vectors" not in told and "--learning-rate" in told
-    every = aprendiz("train", "--help", environment={"COLUMNS": "200"}).stdout
-    assert "Another thing in each method" in every and "--vectors" in every
-
-
-class Terminal(io.StringIO):
-    """A stream that people look at."""
-
-    encoding = "utf-8"
-
-    def isatty(self) -> bool:
-        return True
-
-
-def steps(count: int, seconds: float) -> Iterator[dict[str, object]]:
-    for step in range(1, count + 1):
-        yield {"event": "step", "step": step, "steps": count, "loss": 0.5, "pictures_per_second": 2.0, "peak_memory_gb": 1.0,
-               "time": step * seconds}
-
-
-def test_a_terminal_shows_bar_loss_speed_and_time_left_within_its_width(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "70")
-    stream = Terminal()
-    screen = Screen(stream)
 def test_help_tells_that_a_setting_is_empty_in_a_word() -> None:
     told = aprendiz("train", "textual_inversion", "--help", environment={"COLUMNS": "200"}).stdout
     assert "[]" not in told and told.count("[none]") >= 3
@@ -451,6 +427,33 @@ def test_what_is_wrong_with_arguments_is_told_in_the_persons_language(arguments:
     assert done.returncode == 2 and answer in done.stderr
 
 
+def test_help_of_train_and_a_method_tells_that_methods_settings_alone() -> None:
+    told = aprendiz("train", "controlnet", "--help", environment={"COLUMNS": "200"}).stdout
+    assert "A ControlNet file of the same family to go on from" in told and "diffusers|original" in told
+    assert "--vectors" not in told and "--learning-rate" in told
+    every = aprendiz("train", "--help", environment={"COLUMNS": "200"}).stdout
+    assert "Another thing in each method" in every and "--vectors" in every
+
+
+class Terminal(io.StringIO):
+    """A stream that people look at."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def steps(count: int, seconds: float) -> Iterator[dict[str, object]]:
+    for step in range(1, count + 1):
+        yield {"event": "step", "step": step, "steps": count, "loss": 0.5, "pictures_per_second": 2.0, "peak_memory_gb": 1.0,
+               "time": step * seconds}
+
+
+def test_a_terminal_shows_bar_loss_speed_and_time_left_within_its_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
+    stream = Terminal()
+    screen = Screen(stream)
     for event in steps(40, 1.0):
         screen.show(event)
     drawn = stream.getvalue().split("\r")[1:]
