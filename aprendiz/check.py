@@ -68,7 +68,7 @@ def check(job: Job, output: Path) -> Checked:
         if found.source is not None:
             found.problems += room.memory_problems(found.source, dtype, devices.free_ram(swap=True))
 
-    found.problems += boards.problems(job) + optimizers.problems(job.optimizer)
+    found.problems += boards.problems(job) + optimizers.problems(job.optimizer) + optimizers.part_rates(job)
     attempt(base)
     attempt(device)
     attempt(pictures)

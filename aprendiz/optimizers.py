@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import Problem, ProblemsError, SettingsError
+from . import registry
+from .errors import Problem, ProblemsError
+from .knobs import kinds
 from .nets.arena import Arena
-from .settings import OptimizerSettings, learning_rates
+from .settings import Job, OptimizerSettings, learning_rates, rates_of
 
 PACKAGES = {"adamw8bit": "bitsandbytes", "prodigy": "pytorch_optimizer", "lion": "pytorch_optimizer",
             "adafactor": "pytorch_optimizer", "schedulefree": "pytorch_optimizer"}
@@ -29,13 +31,10 @@ class Optimizer:
         self.settings, self.steps, self.master = settings, steps, arena.master
         self.rates: list[Callable[[int], float]] = []
         groups = []
-        if settings.optimizer == "prodigy" and any(part.learning_rate is not None for part in arena.parts):
-            raise SettingsError("Prodigy finds one learning rate for everything, so text_encoder_learning_rate cannot be set "
-                                "beside it. Turn it off, "
-                                "or choose another optimizer.", where="method.text_encoder_learning_rate")
         for part in arena.parts:
             start, stop = arena.slices[part.name]
             groups.append({"params": _parameters(arena, part.name, start, stop, settings.optimizer)})
+            assert settings.optimizer != "prodigy" or part.learning_rate is None  # `part_rates` has refused it
             own = settings.learning_rate if part.learning_rate is None else part.learning_rate
             assert own is not None  # the method has settled it
             self.rates.append(rate_of(settings, own, steps))
@@ -148,6 +147,22 @@ def problems(settings: OptimizerSettings) -> list[Problem]:
     return [Problem("The optimizer '{optimizer}' needs the package {package}. Install it with `python -m pip install {package}`, "
                     "or choose adamw.", {"optimizer": settings.optimizer, "package": name.replace("_", "-")},
                     "optimizer.optimizer")]
+
+
+def part_rates(job: Job) -> list[Problem]:
+    """The method's own rates that Prodigy cannot follow, because it finds one rate for everything."""
+    if job.optimizer.optimizer != "prodigy":
+        return []
+    method, problems = registry.methods()[job.method_name], []
+    for name in (name for name, rate in rates_of(job.method).items() if rate is not None):
+        if kinds(method.Settings)[name][1]:
+            problems.append(Problem("Prodigy finds one learning rate for everything, so {name} cannot be set beside it. Turn it "
+                                    "off, or choose another optimizer.", {"name": name}, f"method.{name}"))
+        else:
+            problems.append(Problem("Prodigy finds one learning rate for everything, but {method} needs two, learning_rate and "
+                                    "{name}. Choose another optimizer.", {"method": method.title, "name": name},
+                                    "optimizer.optimizer"))
+    return problems
 
 
 def rate_of(settings: OptimizerSettings, rate: float | str, steps: int) -> Callable[[int], float]:

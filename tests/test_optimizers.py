@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
-from aprendiz.errors import SettingsError
 from aprendiz.methods import Part
 from aprendiz.nets.arena import Arena
-from aprendiz.optimizers import Optimizer, rate_of
-from aprendiz.settings import OPTIMIZERS, OptimizerSettings, learning_rates
+from aprendiz.optimizers import Optimizer, part_rates, rate_of
+from aprendiz.settings import OPTIMIZERS, Job, OptimizerSettings, learning_rates
 
 
 def arena(bias_rate: float | None = 0.0) -> tuple[Arena, torch.nn.Module]:
@@ -83,9 +85,19 @@ def test_every_optimizer_learns_and_resumes_bit_for_bit(name: str) -> None:
     assert torch.equal(resumed.master, straight.master)
 
 
-def test_prodigy_refuses_a_rate_of_a_part() -> None:
-    with pytest.raises(SettingsError, match="text_encoder_learning_rate"):
-        Optimizer(arena(0.1)[0], OptimizerSettings(optimizer="prodigy"), 10)
+@pytest.mark.parametrize(("settings", "sentence"), [
+    ({"train_text_encoder": True}, None),
+    ({"text_encoder_learning_rate": 0.5}, None),
+    ({"train_text_encoder": True, "text_encoder_learning_rate": 0.5}, "text_encoder_learning_rate cannot be set beside it. Turn"),
+    ({"method": "pivotal"}, "Pivotal tuning (word and LoRA) needs two, learning_rate and lora_learning_rate. Choose another")])
+def test_prodigy_refuses_a_rate_of_a_part_before_anything_loads(settings: dict[str, Any], sentence: str | None,
+                                                                answers: Callable[[str, object], None]) -> None:
+    values = {"data": "pictures", "trigger": "qvx", **settings}
+    told = part_rates(Job.read({**values, "optimizer.optimizer": "prodigy"}))
+    assert [sentence in str(problem) for problem in told] == ([] if sentence is None else [True])
+    for problem in told:
+        answers(f"prodigy with {settings}", problem)
+    assert part_rates(Job.read(values)) == []
 
 
 def test_looking_at_the_schedule_free_average_changes_nothing() -> None:
