@@ -62,10 +62,12 @@ def remember(speed: Speed) -> None:
 
 
 def seconds(asked: Speed) -> float | None:
-    """Seconds of a step like this one, from the nearest that was measured on this device with such a base; None: nobody knows."""
-    alike = [one for one in known() if one.device == asked.device
+    """Seconds of a step like this one, from the nearest of this method that was measured on this device with such a base.
+
+    None: nobody knows.
+    """
+    alike = [one for one in known() if (one.device, one.method) == (asked.device, asked.method)
              and 1 / NEAR <= one.weights / max(1, asked.weights) <= NEAR]
-    alike = [one for one in alike if one.method == asked.method] or alike
     if not alike:
         return None
     nearest = min(reversed(alike), key=lambda one: abs(math.log(one.pixels / asked.pixels)))

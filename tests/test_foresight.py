@@ -107,7 +107,7 @@ def test_a_time_is_told_only_where_one_like_it_was_measured(user_folder: Path) -
     assert speeds.seconds(Speed("card", "lora", 1_050_000, 8 * 65536)) == pytest.approx(3.2)  # twice the nearest's pixels
     assert speeds.seconds(Speed("card", "lora", 2_000_000, 65536)) is None  # another base
     assert speeds.seconds(Speed("third", "lora", 1_000_000, 65536)) is None  # another device
-    assert speeds.seconds(Speed("card", "textual_inversion", 1_000_000, 65536)) == 9.0  # nearest of all methods, the newest
+    assert speeds.seconds(Speed("card", "textual_inversion", 1_000_000, 65536)) is None  # another method's step is another step
 
 
 def test_minutes_are_told_with_the_steps_that_fit_where_their_time_is_known(tmp_path: Path) -> None:
