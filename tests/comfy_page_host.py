@@ -50,6 +50,11 @@ def static() -> Path:
     return Path(next(iter(found.submodule_search_locations))) / "static"
 
 
+def knows_dynamic(front: Path) -> bool:
+    """Whether these files of a front end know dynamic inputs: a ComfyUI of its time describes its nodes with them."""
+    return any(Choices.name in file.read_text(encoding="utf-8", errors="replace") for file in (front / "assets").glob("*.js"))
+
+
 # Our nodes as ComfyUI describes them
 
 
@@ -71,8 +76,9 @@ class Kind:
 class Choices:
     """A dynamic input, as newer versions have it."""
 
+    name = "COMFY_DYNAMICCOMBO_V3"
     Option = staticmethod(lambda key, inputs: {"key": key, "inputs": described(inputs)})
-    Input = Kind("COMFY_DYNAMICCOMBO_V3").Input
+    Input = Kind(name).Input
 
 
 def described(inputs: list[tuple[str, str, bool, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
@@ -167,6 +173,7 @@ class PageHost:
         self.told: list[tuple[str, str]] = []
         self.asked: list[str] = []
         self.front = static()
+        self.io = Io if knows_dynamic(self.front) else OldIo
         self.client = ""
         self._sockets: list[Any] = []
         self._hosts = [module.host for module in ASKING]
@@ -273,7 +280,7 @@ class PageHost:
         if path.startswith("/aprendiz/"):
             return self.ours(path.removeprefix("/aprendiz/"), query)
         if path == "/object_info":
-            return {id: definition(id) for id in nodes()}
+            return {id: definition(id, self.io) for id in nodes()}
         if path == "/i18n":
             return {folder.name: {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*.json")}
                     for folder in sorted((ROOT / "locales").iterdir())}

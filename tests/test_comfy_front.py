@@ -7,6 +7,7 @@ canvas and with Nodes 2.0. Pictures of it are kept in tests/artifacts.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,6 +107,19 @@ PANEL = ("(() => { const node = app.graph._nodes.find(one => one.type === 'Apren
          "return node?.aprendiz_place?.querySelector('aprendiz-run')?.shadowRoot })()")
 
 
+def turn(page: Any, vue: bool, words: str) -> None:
+    """Press the button of these words on the first node; on the classic canvas, where it is drawn, by its function."""
+    if vue:
+        page.locator("[data-node-id] .lg-node-widgets").get_by_role("button", name=words, exact=True).dispatch_event("click")
+    else:
+        page.evaluate("words => app.graph._nodes[0].widgets.find(one => one.label === words).callback()", words)
+
+
+def seen(page: Any, vue: bool, label: str) -> bool | None:
+    """Whether Nodes 2.0 draw this widget; None on the classic canvas."""
+    return page.locator("[data-node-id] .lg-node-widgets").get_by_text(label, exact=True).first.is_visible() if vue else None
+
+
 def drag_in(page: Any, title: str, x: int, y: int) -> None:
     """A node from the node library onto the canvas, by the mouse."""
     page.evaluate("app.extensionManager.command.execute('Workspace.ToggleSidebarTab.node-library')")
@@ -125,13 +139,17 @@ def test_a_node_is_dragged_in_set_and_follows_its_run(vue: bool, page: Any, host
     assert {"when", "rank", "learning_rate", "steps", "name"} <= set(shown) and "beta1" not in shown
     page.wait_for_timeout(500)
     keep(page, f"{name}-folded")
-    page.evaluate("app.graph._nodes[0].widgets.find(one => one.name === 'aprendiz_fold').callback()")
+    assert seen(page, vue, "beta1") is (None if not vue else False)
+    turn(page, vue, "All settings")
     page.wait_for_timeout(500)
     assert "beta1" in widgets(page, "AprendizTrainLora")
     keep(page, f"{name}-unfolded")
+    assert seen(page, vue, "beta1") is (None if not vue else True)
     page.evaluate("{ const set = (name, value) => { const one = app.graph._nodes[0].widgets.find(one => one.name === name);"
-                  " one.value = value; one.callback?.(value) }; set('beta1', 0.5); set('rank', 8)"
-                  "; app.graph._nodes[0].widgets.find(one => one.name === 'aprendiz_fold').callback() }")
+                  " one.value = value; one.callback?.(value) }; set('beta1', 0.5); set('rank', 8) }")
+    turn(page, vue, "Fewer settings")
+    page.wait_for_timeout(300)
+    assert seen(page, vue, "beta2") is (None if not vue else False)
     shown = widgets(page, "AprendizTrainLora")
     assert shown["beta1"] == 0.5 and "beta2" not in shown, "what was changed stays in sight"
     assert queued(page, "AprendizTrainLora")["rank"] == 8
@@ -215,6 +233,11 @@ def test_a_reloaded_page_shows_the_run_as_it_is(page: Any, browser: Any, host: P
     again.close()
 
 
+# What the front end does whenever a key or the mouse is let go: it looks whether the graph has changed.
+CHECK = ("{ const one = app.extensionManager.workflow.activeWorkflow.changeTracker; "
+         "(one.captureCanvasState ?? one.checkState).call(one) }")
+
+
 def training_node(page: Any) -> str:
     """A training node on the canvas: its id."""
     return str(page.evaluate("() => { const node = LiteGraph.createNode('AprendizTrainLora'); app.graph.add(node); "
@@ -237,6 +260,140 @@ def test_only_the_training_node_of_the_page_that_queued_it_gets_a_panel(page: An
     shown = page.evaluate("app.graph._nodes.map(one => one.properties.aprendiz_run ?? null)")
     assert shown == [None, None, runs.run_id(after.folder)]
     assert page.errors == []
+
+
+def test_a_run_of_another_tab_shows_when_its_tab_comes_to_the_front(page: Any, host: PageHost) -> None:
+    new_tab(page)
+    train, graph = training_node(page), page.evaluate("app.graphToPrompt().then(told => told.workflow.id)")
+    new_tab(page)
+    assert training_node(page) == train, "a node of the same id"
+    run, ended = host.begin("other-tab"), host.begin("other-tab-ended")
+    host.start(run, train, graph=graph)
+    host.go_on(run, "step 20")
+    page.wait_for_timeout(300)
+    assert page.evaluate("app.graph._nodes[0].properties.aprendiz_run ?? null") is None
+    tab(page, "Previous")
+    page.wait_for_function(f"{PANEL}?.querySelector('.figures')?.textContent.startsWith('step 20 of 60')")
+    saved = page.evaluate("app.graph.serialize().nodes[0].properties.aprendiz_run")
+    assert saved == runs.run_id(run.folder)
+    tab(page, "Next")
+    page.wait_for_function(f"app.graph._nodes.length && !{PANEL}")
+    host.start(ended, train, graph=graph)
+    host.go_on(ended)
+    host.end(ended, train)
+    page.get_by_text("other-tab-ended has finished.").first.wait_for()
+    tab(page, "Previous")
+    page.wait_for_function(f"{PANEL}?.querySelector('.state')?.textContent === 'finished'")
+    assert page.evaluate("app.graph._nodes[0].properties.aprendiz_run") == runs.run_id(ended.folder)
+    assert page.errors == []
+
+
+def test_a_result_that_was_told_while_another_tab_was_in_front_shows_too(page: Any, host: PageHost) -> None:
+    new_tab(page)
+    train, graph = training_node(page), page.evaluate("app.graphToPrompt().then(told => told.workflow.id)")
+    saved = page.evaluate("app.graph.serialize()")
+    new_tab(page)
+    run = host.begin("told-by-result")
+    host.go_on(run)
+    host.send("executed", {"node": train, "display_node": train, "prompt_id": "1", "output": {"aprendiz": [
+        {"id": runs.run_id(run.folder), "name": run.name, "graph": graph}]}})
+    page.wait_for_function("graph => sessionStorage.getItem('aprendiz.runs')?.includes(graph)", arg=graph)
+    page.evaluate("async graph => { await app.loadGraphData(graph) }", saved)
+    page.wait_for_function(f"{PANEL}?.querySelector('.state')?.textContent === 'finished'")
+    assert page.errors == []
+
+
+def test_a_run_keeps_its_panel_when_changes_before_it_are_undone_and_done_again(page: Any, host: PageHost) -> None:
+    new_tab(page)
+    train = training_node(page)
+    page.wait_for_timeout(300)
+    for value in (4, 5, 6):
+        page.evaluate(f"app.graph._nodes[0].widgets.find(one => one.name === 'rank').value = {value}")
+        page.evaluate(CHECK)
+    run = host.begin("undone")
+    host.start(run, train, graph=page.evaluate("app.graphToPrompt().then(told => told.workflow.id)"))
+    host.go_on(run, "step 20")
+    page.wait_for_function(f"{PANEL}?.querySelector('.figures')?.textContent.startsWith('step 20 of 60')")
+    page.evaluate(CHECK)
+    tracker = "app.extensionManager.workflow.activeWorkflow.changeTracker"
+    rank = "app.graph._nodes[0].widgets.find(one => one.name === 'rank').value"
+    for way, aim in (("undo", 5), ("redo", 6)):
+        for _ in range(2):  # that a node shows a run may be a change of its own
+            page.evaluate(f"{tracker}.{way}()")
+            page.wait_for_function(f"{PANEL}?.querySelector('.figures')?.textContent.startsWith('step 20 of 60')")
+            page.wait_for_timeout(500)
+            page.evaluate(CHECK)
+        assert page.evaluate(rank) <= aim if way == "undo" else page.evaluate(rank) == aim
+    page.wait_for_function(f"{PANEL}?.querySelector('.figures')?.textContent.startsWith('step 20 of 60')")
+    assert page.evaluate("app.graph._nodes[0].properties.aprendiz_run") == runs.run_id(run.folder) and page.errors == []
+
+
+@MODES
+def test_a_copy_of_a_node_does_not_show_the_run_of_the_first(vue: bool, page: Any, host: PageHost) -> None:
+    run = host.begin(f"copied-{vue}")
+    host.start(run, training_node(page))
+    host.go_on(run, "step 20")
+    page.wait_for_function(f"{PANEL}?.querySelector('.figures')?.textContent.startsWith('step 20 of 60')")
+    page.evaluate("{ const node = app.graph._nodes[0]; app.canvas.selectNode(node); app.canvas.copyToClipboard([node]); "
+                  "app.canvas.pasteFromClipboard() }")
+    page.wait_for_function("app.graph._nodes.length === 2")
+    page.wait_for_timeout(300)
+    shown = page.evaluate("app.graph._nodes.map(one => [one.properties.aprendiz_run ?? null, "
+                          "one.aprendiz_place.children.length])")
+    assert shown == [[runs.run_id(run.folder), 1], [None, 0]] and page.errors == []
+
+
+def test_a_node_that_is_taken_out_and_put_back_follows_its_run_again(page: Any, host: PageHost) -> None:
+    run = host.begin("put-back")
+    host.start(run, training_node(page))
+    host.go_on(run, "step 20")
+    page.wait_for_function(f"{PANEL}?.querySelector('.figures')?.textContent.startsWith('step 20 of 60')")
+    page.evaluate("() => { window.node = app.graph._nodes[0]; app.graph.remove(node) }")
+    asked = len(host.asked)
+    page.wait_for_timeout(2500)
+    assert f"/aprendiz/runs/{runs.run_id(run.folder)}/events" not in host.asked[asked:], "nobody asks for what is not shown"
+    page.evaluate("() => { app.graph.add(window.node) }")
+    host.go_on(run, "step 40")
+    page.wait_for_function(f"{PANEL}?.querySelector('.figures')?.textContent.startsWith('step 40 of 60')")
+    assert page.errors == []
+
+
+def test_a_page_that_could_not_ask_us_opens_graphs_and_saves_them_whole(page: Any, browser: Any, host: PageHost) -> None:
+    page.evaluate(MAKE)
+    run = host.begin("unasked")
+    train = page.evaluate("app.graph._nodes.find(one => one.type === 'AprendizTrainLora').id")
+    host.start(run, str(train))
+    page.wait_for_function(PANEL)
+    saved = page.evaluate("app.graph.serialize()")
+    deaf = browser.new_page()
+    deaf.route(re.compile("/aprendiz/(texts|nodes)"), lambda route: route.abort())
+    deaf.goto(host.address, wait_until="domcontentloaded")
+    deaf.wait_for_function("window.app?.extensionManager && window.app?.graph"
+                           " && !!LiteGraph.registered_node_types.AprendizTrainLora")
+    deaf.wait_for_timeout(1000)
+    again = deaf.evaluate("async graph => { await app.loadGraphData(graph); return app.graph.serialize() }", saved)
+    deaf.close()
+    page.evaluate("async graph => { await app.loadGraphData(graph) }", again)
+    asked = queued(page, "AprendizTrainLora")
+    assert (asked["rank"], asked["huber_delta"], asked["loss"], asked["name"]) == (3, 0.25, "huber", "zwx")
+    page.wait_for_function(PANEL)
+
+
+def new_tab(page: Any) -> None:
+    """An empty workflow in a tab of its own, in front."""
+    page.evaluate(CHECK)
+    before = page.evaluate("app.extensionManager.workflow.activeWorkflow.path")
+    page.evaluate("app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    page.wait_for_function("before => app.extensionManager.workflow.activeWorkflow.path !== before && !app.graph._nodes.length",
+                           arg=before)
+
+
+def tab(page: Any, which: str) -> None:
+    """Bring the Next or Previous tab to the front."""
+    page.evaluate(CHECK)
+    before = page.evaluate("app.extensionManager.workflow.activeWorkflow.path")
+    page.evaluate("which => app.extensionManager.command.execute(`Workspace.${which}OpenedWorkflow`)", which)
+    page.wait_for_function("before => app.extensionManager.workflow.activeWorkflow.path !== before", arg=before)
 
 
 @MODES
@@ -318,7 +475,7 @@ def test_a_nodes_own_height_stays_when_its_graph_is_opened_or_a_change_undone(pa
         page.evaluate("async graph => { await app.loadGraphData(graph) }", saved)
         page.wait_for_timeout(300)
         assert page.evaluate("[...app.graph._nodes[0].size]") == [500, high]
-    page.evaluate("app.graph._nodes[0].widgets.find(one => one.name === 'aprendiz_fold').callback()")
+    turn(page, False, "All settings")
     assert page.evaluate("app.graph._nodes[0].size[1]") > high, "what is unfolded has its room"
 
 

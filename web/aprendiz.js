@@ -1,7 +1,8 @@
 // Aprendiz in ComfyUI's page: the run panel on training nodes, a sidebar tab with all runs, toasts, commands, settings.
 //
 // Everything that lives is asked from our routes (/aprendiz/...), so a reloaded page shows a run as it is. Nodes are changed one by
-// one, as they are created; no prototype is touched, and nothing is drawn on the canvas: classic nodes and Nodes 2.0 are alike.
+// one, as they are created; no prototype is touched, and nothing is drawn on the canvas: classic nodes and Nodes 2.0 are alike. What
+// the first Nodes 2.0 cannot do is done for them in a part of its own.
 
 import { app } from '../../scripts/app.js'
 import { api } from '../../scripts/api.js'
@@ -122,19 +123,21 @@ const idOf = one => one.name.slice(one.name.lastIndexOf('.') + 1)
 
 function widget(node, id) { return node.widgets?.find(one => idOf(one) === id) }
 
-/** Show or hide a widget of this node, on the classic canvas (which must be told that it takes no room) and in Nodes 2.0. */
+/** Show or hide a widget of this node, on the classic canvas (which must be told that it takes no room) and in Nodes 2.0; whether it was otherwise. */
 function show(one, on) {
-  if (!!one.hidden === !on) return
+  if (!!one.hidden === !on) return false
   one.hidden = !on
-  one.options = { ...one.options, hidden: !on }
+  one.options ??= {}
+  one.options.hidden = !on   // in place: some versions keep the very object elsewhere too
   if (one.element) one.element.hidden = !on
   if (on) {
     for (const name of ['computeSize', 'computeLayoutSize']) { if (one.aprendiz_own?.[name]) one[name] = one.aprendiz_own[name]; else delete one[name] }
-    return
+    return true
   }
   one.aprendiz_own = Object.fromEntries(['computeSize', 'computeLayoutSize'].filter(name => Object.hasOwn(one, name)).map(name => [name, one[name]]))
   one.computeSize = () => [0, -4]
   if (one.computeLayoutSize) one.computeLayoutSize = () => ({ minHeight: 0, maxHeight: 0, minWidth: 0 })
+  return true
 }
 
 /** Show what is to be seen of a node's widgets, and give it the height for them, `least` pixels at least. */
@@ -142,25 +145,31 @@ function fold(node, least = 0) {
   const known = table[node.comfyClass]
   if (!known) return
   const all = node.properties.aprendiz_all === true
+  let other = false
   for (const { id, advanced, when, default: usual } of known) {
     const one = widget(node, id)
     if (!one) continue
     const sibling = when && widget(node, when[0])
     // A setting that was changed stays in sight when the rest is folded away.
-    show(one, (all || !advanced || one.value !== usual) && (!sibling || when[1].includes(sibling.value)))
+    if (show(one, (all || !advanced || one.value !== usual) && (!sibling || when[1].includes(sibling.value)))) other = true
   }
-  const button = widget(node, 'aprendiz_fold')
-  if (button) button.label = say(all ? 'fold' : 'unfold')
-  node.setSize?.([node.size[0], Math.max(least, node.computeSize()[1])])
+  const button = node.aprendiz_button, words = say(all ? 'fold' : 'unfold')
+  if (button && button.label !== words) {
+    other = true
+    button.label = words
+    button.options.label = words
+  }
+  if (other) redraw(node)
+  resize(node, [node.size[0], Math.max(least, node.computeSize()[1])])
   app.graph?.setDirtyCanvas?.(true, true)
 }
 
 function dressNode(node) {
   const known = table[node.comfyClass] ?? []
   if (known.some(one => one.advanced || one.when)) {
-    const button = node.addWidget('button', 'aprendiz_fold', null, () => { node.properties.aprendiz_all = !node.properties.aprendiz_all; fold(node) }, { serialize: false })
+    const button = node.addWidget('button', NAMED_ABOVE ? '' : 'aprendiz_fold', null, () => { node.properties.aprendiz_all = !node.properties.aprendiz_all; fold(node) }, { serialize: false })
     button.serialize = false
-    button.label = say('unfold')
+    node.aprendiz_button = button
     for (const name of new Set(known.map(one => one.when?.[0]).filter(Boolean))) {
       const one = widget(node, name)
       if (!one) continue
@@ -181,7 +190,10 @@ function named(node) {
   const serialize = node.onSerialize, configure = node.onConfigure
   node.onSerialize = function (data) {
     serialize?.call(this, data)
-    data.properties = { ...data.properties, aprendiz_schema: schema, aprendiz_values: Object.fromEntries(known().map(one => [idOf(one), one.value])) }
+    const { aprendiz_values, ...others } = data.properties ?? {}
+    // A page that was never told of our settings knows no names: places alone are true then.
+    data.properties = table[node.comfyClass] ? { ...others, aprendiz_schema: schema, aprendiz_values: Object.fromEntries(known().map(one => [idOf(one), one.value])) } : others
+    if (isLent(node)) data.size = [...node.aprendiz_size.own]
   }
   node.onConfigure = function (data) {
     configure?.call(this, data)
@@ -189,7 +201,7 @@ function named(node) {
     // In order: a choice stands before what belongs to it, and brings it along.
     if (values) for (const { id, default: usual } of table[node.comfyClass] ?? []) { const one = widget(node, id); if (one) one.value = id in values ? values[id] : usual }
     if (data.properties?.aprendiz_schema > schema && schema) toast('warn', say('newer'))
-    if (TRAIN.test(node.comfyClass) && data.properties?.aprendiz_run) showRun(node, data.properties.aprendiz_run)
+    if (TRAIN.test(node.comfyClass)) takeRun(node)
     setTimeout(() => fold(node, data.size?.[1]), 0)   // a person may have given it more room than it needs
   }
 }
@@ -202,32 +214,70 @@ function trainingNode(node) {
   node.aprendiz_place = make('div', { style: 'overflow:auto;width:100%;height:100%;border-radius:6px' })
   const place = node.addDOMWidget('aprendiz_panel', 'aprendiz', node.aprendiz_place, { serialize: false, hideOnZoom: false, getMinHeight: () => height(node) })
   place.serialize = false
-  const removed = node.onRemoved, executed = node.onExecuted
-  node.onRemoved = function () { removed?.call(this); node.aprendiz_leave?.() }
+  const removed = node.onRemoved, added = node.onAdded, executed = node.onExecuted
+  node.onRemoved = function () { removed?.call(this); clear(node) }
+  node.onAdded = function (...given) { added?.apply(this, given); ready.then(() => takeRun(node)) }   // one that was taken out, and put back
   // The result names the run too: a page that missed its beginning shows it all the same.
   node.onExecuted = function (result) { executed?.call(this, result); const run = result?.aprendiz?.[0]; if (run && isOpen(run.graph)) ready.then(() => showRun(node, run.id)) }
 }
 
-/** The run panel, on the node. */
-function showRun(node, id) {
+const panelled = new Set()               // the nodes that show a run
+
+/** Show the run that a node was saved with; not on a copy that stands beside the node itself. */
+function takeRun(node) {
+  const id = node.properties.aprendiz_run
+  if (!id || !node.graph) return
+  if ([...panelled].some(one => one !== node && one.graph === node.graph && one.properties.aprendiz_run === id)) delete node.properties.aprendiz_run
+  else showRun(node, id)
+}
+
+/**
+ * The run panel, on the node. `written`: whether the graph is saved with it; where a change was undone that is older than the run
+ * it is not, as that would be a change of its own, and nothing before it could be undone any more.
+ */
+function showRun(node, id, written = true) {
+  if (!node.graph || !customElements.get('aprendiz-run')) return
+  if (written) node.properties.aprendiz_run = id
   if (node.aprendiz_shown === id) return look(id)
-  node.aprendiz_leave?.()
-  node.aprendiz_shown = node.properties.aprendiz_run = id
-  node.setSize?.([Math.max(node.size[0], 420), node.computeSize()[1]])
+  clear(node)
+  node.aprendiz_shown = id
+  node.aprendiz_size = { own: [...node.size], lent: [...node.size] }
+  panelled.add(node)
+  resize(node, [Math.max(node.size[0], 420), node.computeSize()[1]])
   const { shown, leave } = panelFor(id, ['pause', 'resume', 'sample', 'save', 'stop', 'start'], () => takeOff(node))
   const grows = new ResizeObserver(() => grow(node, shown.offsetHeight))
   grows.observe(shown)
   node.aprendiz_leave = () => { grows.disconnect(); leave() }
   node.aprendiz_place.replaceChildren(shown)
+  house(node)
+}
+
+/** Take the panel away and stop following its run. */
+function clear(node) {
+  node.aprendiz_leave?.()
+  node.aprendiz_place.replaceChildren()
+  node.aprendiz_frame?.remove()
+  for (const name of ['leave', 'shown', 'height', 'size', 'frame']) delete node[`aprendiz_${name}`]
+  panelled.delete(node)
+  if (!panelled.size) housing.disconnect()
 }
 
 /** Take a panel off the node whose run is gone, or was never on this machine: a shared graph names it all the same. */
 function takeOff(node) {
-  node.aprendiz_leave?.()
-  for (const name of ['aprendiz_leave', 'aprendiz_shown', 'aprendiz_height']) delete node[name]
+  forget(node.aprendiz_shown)
+  clear(node)
   delete node.properties.aprendiz_run
-  node.aprendiz_place.replaceChildren()
   fold(node)
+}
+
+/** Whether a node has the size that its panel asked for: it is saved with its own, so that a panel that grows is no change to undo. */
+const isLent = node => Boolean(node.aprendiz_size?.lent.every((side, i) => side === node.size[i]))
+
+function resize(node, size) {
+  const sizes = node.aprendiz_size
+  if (sizes && !isLent(node)) sizes.own = [...node.size]   // a person gave it another
+  node.setSize?.(size)
+  if (sizes) sizes.lent = [...node.size]
 }
 
 const height = node => node.aprendiz_shown ? node.aprendiz_height ?? LOW : 0
@@ -237,9 +287,57 @@ function grow(node, wanted) {
   const high = Math.min(HIGH, Math.max(height(node), wanted))
   if (high === height(node)) return
   node.aprendiz_height = high
-  node.setSize?.([node.size[0], Math.max(node.size[1], node.computeSize()[1])])
+  resize(node, [node.size[0], Math.max(node.size[1], node.computeSize()[1])])
   app.graph?.setDirtyCanvas?.(true, true)
 }
+
+// The first Nodes 2.0 (front ends 1.27 to 1.35): they draw a node's widgets as they were when the node came, and up to 1.28 no
+// elements of ours
+
+const NAMED_ABOVE = /^1\.(2\d|3[0-4])\./.test(globalThis.__COMFYUI_FRONTEND_VERSION__ ?? '')   // a button's name stands above it, what its options call `label` on it
+
+/** Whether a widget's `hidden` is heard of by the front end itself. */
+function heard(one) {
+  for (let at = one; at; at = Object.getPrototypeOf(at)) { const found = Object.getOwnPropertyDescriptor(at, 'hidden'); if (found) return Boolean(found.get) }
+  return false
+}
+
+/** Whether a node is drawn by Nodes 2.0 that follow nothing of it: not even the list of its widgets. */
+const unfollowed = node => globalThis.LiteGraph?.vueNodesMode === true && !Object.getOwnPropertyDescriptor(node, 'widgets')?.get
+
+/** Have Nodes 2.0 draw the widgets of a node anew, where they do not hear of it themselves. */
+async function redraw(node) {
+  if (globalThis.LiteGraph?.vueNodesMode !== true || !node.graph || heard(node.aprendiz_button)) return
+  if (unfollowed(node)) {   // 1.27 looks again only where there are more or fewer of them
+    const last = node.widgets.pop()
+    retell(node)
+    await null
+    node.widgets.push(last)
+  }
+  retell(node)
+}
+
+/** Tell the front end of a node as if it had just come, as it does itself where it replaces one; it wraps callbacks each time. */
+function retell(node) {
+  const before = node.widgets.map(one => one.callback)
+  node.graph?.onNodeAdded?.(node)
+  node.widgets.forEach((one, i) => { one.callback = before[i] })
+}
+
+/** Put the panel of a node into what Nodes 2.0 draw of it, where they give it no place of its own. */
+function house(node) {
+  if (!unfollowed(node)) return
+  housing.observe(document.body, { childList: true, subtree: true })   // they make a node anew when it is unfolded, or seen from near
+  const body = node.graph === app.canvas?.graph && document.querySelector(`[data-testid="node-body-${node.id}"]`)
+  if (!body || body.contains(node.aprendiz_place)) return
+  node.aprendiz_frame?.remove()
+  node.aprendiz_frame = make('div', { style: `width:420px;max-height:${HIGH}px;overflow:auto;padding:0 16px;box-sizing:border-box;cursor:auto` }, node.aprendiz_place)
+  // What is pressed here is no dragging of the node.
+  for (const kind of ['pointerdown', 'pointermove', 'pointerup']) node.aprendiz_frame.addEventListener(kind, event => event.stopPropagation())
+  body.append(node.aprendiz_frame)
+}
+
+const housing = new MutationObserver(() => panelled.forEach(house))
 
 function tellingNode(node) {
   const executed = node.onExecuted
@@ -266,7 +364,43 @@ function nodeById(id) {
 const root = () => app.rootGraph ?? app.graph
 
 /** Whether a graph is the one in sight: another tab of the page may have queued it, and has nodes of the same ids. */
-const isOpen = id => !id || !root()?.id || id === root().id
+const isOpen = id => !isNamed(id) || !isNamed(root()?.id) || id === root().id
+const isNamed = id => /[1-9a-f]/.test(id ?? '')   // a graph that was cleared has an id of noughts, as every other
+
+// Which run belongs to which node, by the graph's id: a graph in another tab of the page, or one before a change that was undone, does
+// not know. Kept for this browser tab, so that a reloaded page still knows.
+
+const KEPT = 'aprendiz.runs', GRAPHS = 100
+const belonging = (() => { try { return JSON.parse(sessionStorage.getItem(KEPT)) ?? {} } catch { return {} } })()
+
+function keepBelonging() {
+  for (const graph of Object.keys(belonging).slice(0, -GRAPHS)) delete belonging[graph]
+  try { sessionStorage.setItem(KEPT, JSON.stringify(belonging)) } catch { /* storage is full or forbidden: kept until the page is reloaded */ }
+}
+
+/** `shown`: whether the node has shown it, and was saved with it. */
+function remember(graph, node, id, shown) {
+  const known = belonging[graph]?.[node]
+  if (!isNamed(graph) || known?.id === id && known.shown >= shown) return
+  belonging[graph] = { ...belonging[graph], [node]: { id, shown } }
+  keepBelonging()
+}
+
+function forget(id) {
+  for (const nodes of Object.values(belonging)) for (const node of Object.keys(nodes)) if (nodes[node].id === id) delete nodes[node]
+  keepBelonging()
+}
+
+/** Show the runs that belong to nodes of the graph in sight. */
+function showBelonging() {
+  const graph = root()?.id
+  for (const [at, run] of Object.entries(belonging[graph] ?? {})) {
+    const node = nodeById(at)
+    if (!node || !TRAIN.test(node.comfyClass)) continue
+    showRun(node, run.id, !run.shown || node.properties.aprendiz_run === run.id)
+    remember(graph, at, run.id, true)
+  }
+}
 
 // Making nodes
 
@@ -415,9 +549,18 @@ function sidebarRender(element) {
 
 function onRun({ detail }) {
   // Every page is told; in another page's graph this id may be any node.
-  const node = detail.node != null && detail.client === api.clientId && isOpen(detail.graph) && nodeById(detail.node)
-  if (node && TRAIN.test(node.comfyClass)) ready.then(() => showRun(node, detail.id))
+  if (detail.node != null && detail.client === api.clientId) {
+    const node = isOpen(detail.graph) && nodeById(detail.node), shown = Boolean(node && TRAIN.test(node.comfyClass))
+    if (shown) showRun(node, detail.id)
+    remember(detail.graph, detail.node, detail.id, shown)
+  }
   if (sidebar && !sidebar.shown) sidebarList()
+}
+
+/** A result is told to the page that queued it alone; its run may belong to a graph in another tab. */
+function onExecuted({ detail }) {
+  const run = detail.output?.aprendiz?.[0]
+  if (run) remember(run.graph, detail.display_node ?? detail.node, run.id, isOpen(run.graph))
 }
 
 function onEnd({ detail }) {
@@ -458,11 +601,13 @@ app.registerExtension({
     await ready
     api.addEventListener('aprendiz.run', onRun)
     api.addEventListener('aprendiz.end', onEnd)
+    api.addEventListener('executed', onExecuted)
     api.addEventListener('reconnected', onReconnected)
     document.addEventListener('drop', onDrop, true)
     app.extensionManager?.registerSidebarTab?.({ id: 'aprendiz', icon: 'pi pi-graduation-cap', title: 'Aprendiz', tooltip: 'Aprendiz', type: 'custom',
       render: sidebarRender, destroy: () => { sidebar?.leave?.(); sidebar = null } })
   },
+  afterConfigureGraph: showBelonging,
   nodeCreated(node) {
     // At once, not after a promise: a saved graph is put into its nodes right after they are made.
     if (node.comfyClass?.startsWith('Aprendiz')) dressNode(node)
