@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import boards, devices, foresight, optimizers, registry, room
+from . import boards, devices, foresight, objectives, optimizers, registry, room
 from .data import folder, maps
 from .data.preflight import Facts, preflight, read_every
 from .data.prior import prompts_from
@@ -40,7 +40,7 @@ def check(job: Job, output: Path) -> Checked:
         found.problems += found.source.details.get("warnings", ())
         layout = found.family.layout()
         found.problems += loading.problems(found.source, job.base, layout) if layout is not None else []
-        found.problems += fits(job, found.family, found.source)
+        found.problems += [*objectives.problems(job.objective, found.source), *fits(job, found.family, found.source)]
 
     def pictures() -> None:
         found.dataset = told(job, folder.scan(job.data))

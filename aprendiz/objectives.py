@@ -15,9 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .errors import Problem
+
 if TYPE_CHECKING:
     from .data.loader import Batch
-    from .families import Base
+    from .families import Base, Source
     from .settings import ObjectiveSettings
 
 
@@ -66,8 +68,7 @@ class Diffusion(Objective):
     def __init__(self, base: Base, settings: ObjectiveSettings) -> None:
         super().__init__(base, settings)
         self.prediction = base.prediction
-        zero = base.zero_terminal_snr if settings.zero_terminal_snr is None else settings.zero_terminal_snr
-        signal = signal_level(base.schedule, zero)
+        signal = signal_level(base.schedule, ends_in_noise(base, settings))
         self.alpha_T = signal.sqrt().float().to(self.device)
         self.sigma_T = (1 - signal).sqrt().float().to(self.device)
         self.weight_T = self._weights(signal).float().to(self.device)
@@ -113,6 +114,19 @@ class RectifiedFlow(Objective):
 def objective(base: Base, settings: ObjectiveSettings) -> Objective:
     """The objective that a base was made with."""
     return RectifiedFlow(base, settings) if base.prediction == "flow" else Diffusion(base, settings)
+
+
+def ends_in_noise(base: Base | Source, settings: ObjectiveSettings) -> bool:
+    """Whether the last timestep taught is pure noise: as the job says, else as the base was made."""
+    return base.zero_terminal_snr if settings.zero_terminal_snr is None else settings.zero_terminal_snr
+
+
+def problems(settings: ObjectiveSettings, source: Source) -> list[Problem]:
+    """What the objective's settings have against a base. Of pure noise only v tells anything (Lin et al. 2024, section 3.2)."""
+    if not settings.zero_terminal_snr or source.zero_terminal_snr or source.prediction == "v":
+        return []
+    return [Problem("zero_terminal_snr is on, but this base predicts {prediction}, and only one that predicts v can be taught "
+                    "from pure noise. Turn it off.", {"prediction": source.prediction}, "objective.zero_terminal_snr")]
 
 
 def timesteps(schedule: dict[str, Any]) -> int:

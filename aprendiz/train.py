@@ -23,6 +23,7 @@ from .boards import boards
 from .check import check
 from .lesson import Learned, Lesson
 from .meter import Meter, Note, NotFinite
+from .objectives import ends_in_noise
 from .outcome import draw_samples, finish, save_file
 from .prepare import encodes, place, prepare
 from .processes import Processes
@@ -59,6 +60,7 @@ def train(job: Job, run: Run) -> Path:
                   problems=[problem for problem in checked.problems if problem.warning], memory_gb=None,
                   disk_gb=round((told.cache_bytes + told.checkpoint_bytes) / 1e9, 3), text="\n".join(checked.report.lines()))
         lesson = prepare(job, run, checked, processes)
+        lesson.base.zero_terminal_snr = ends_in_noise(lesson.base, job.objective)  # so samples are drawn from what is taught
         try:
             with boards(job, run):
                 learned = learn(lesson)

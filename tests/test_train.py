@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from lessons import QUICK, losses, pictures, teach
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from aprendiz import devices
+from aprendiz import devices, outcome
 from aprendiz import train as loop
 from aprendiz.errors import DeviceError, ModelError, ProblemsError, TrainingError
+from aprendiz.families import Base
 from aprendiz.formats import checkpoint, container
 from aprendiz.optimizers import Optimizer
 from aprendiz.registry import families, methods
+from aprendiz.request import Request
 from aprendiz.run import Run, Stopped
 from aprendiz.settings import Job
 from aprendiz.state import latest
@@ -190,6 +193,27 @@ def test_samples_may_have_a_size_of_their_own(data: Path, tmp_path: Path) -> Non
     for name in ("step-000000-0.png", "step-000001-0.png"):
         with Image.open(run.samples / name) as picture:
             assert picture.size == (64, 96)
+
+
+def test_noise_that_ends_in_noise_alone_is_taught_where_v_is_predicted_and_samples_are_drawn_so(
+        data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: Callable[[str, object], None]) -> None:
+    with pytest.raises(ProblemsError) as caught:
+        teach(tmp_path / "epsilon", data, zero_terminal_snr=True)
+    answers("train with zero_terminal_snr on a base that predicts epsilon", caught.value)
+    assert [problem.where for problem in caught.value.problems] == ["objective.zero_terminal_snr"]
+    file = checkpoint.write_single_file(families()["sd2"].tiny(), tmp_path / "v.safetensors")[0]
+    drawn: list[bool] = []
+    draw = outcome.draw
+
+    def watched(base: Base, requests: list[Request]) -> list[Image.Image]:
+        drawn.append(base.zero_terminal_snr)
+        return draw(base, requests)
+
+    monkeypatch.setattr(outcome, "draw", watched)
+    base = {"path": str(file), "prediction": "v"}
+    for asked in (True, None):
+        teach(tmp_path / "out", data, base=base, resolution=64, steps=1, zero_terminal_snr=asked)
+    assert drawn == [True, True, False, False]
 
 
 def test_pictures_of_the_bases_own_are_made_once_and_trained_beside(data: Path, tmp_path: Path) -> None:
