@@ -177,11 +177,12 @@ class OptimizerSettings:
 class TrainingSettings:
     """How long, how large, on what."""
 
-    steps: int | None = knob(None, "How many optimizer steps; the time grows with them. Either this or epochs; neither: 100 for "
-                                   "each picture, between 400 and 2000. More when the samples do not show it yet, fewer when "
-                                   "they look like copies of your pictures.",
+    steps: int | None = knob(None, "How many optimizer steps; the time grows with them. One of steps, epochs and minutes; none "
+                                   "of them: 100 for each picture, between 400 and 2000. More when the samples do not show it "
+                                   "yet, fewer when they look like copies of your pictures.",
                              min=1, max=10_000_000, level="basic")
-    epochs: float | None = knob(None, "How many times all pictures are seen. Either this or steps.", min=0.01, max=100000)
+    epochs: float | None = knob(None, "How many times all pictures are seen. One of steps, epochs and minutes.", min=0.01,
+                                max=100000)
     minutes: float | None = knob(None, "How long the run may take in minutes, instead of steps or epochs: the steps follow from "
                                        "the speed of the first ones.", min=0.1, max=100000, level="basic")
     batch_size: int = knob(1, "Pictures per step. Each takes time and memory; more make steadier steps. Raise it while memory "
@@ -201,8 +202,8 @@ class TrainingSettings:
                                          "of it in memory. 0.999 is usual, in runs of a thousand steps or more.", min=0.5,
                                    max=0.99999)
     save_every_steps: int | None = knob(None, "Save a resumable state and a usable file every so many steps, so that the best "
-                                              "can be chosen afterwards; each file takes disk space. Off: at the end, and when "
-                                              "the run is stopped.", min=1)
+                                              "can be chosen afterwards; each file takes disk space. Off: only when the run is "
+                                              "stopped; the result is written at the end in any case.", min=1)
     keep_checkpoints: int = knob(2, "How many resumable states are kept. Usable files are all kept.", min=1, max=1000)
     validate_every_steps: int | None = knob(None, "Measure the loss on the pictures kept apart every so many steps: where it "
                                                   "rises again, your pictures are being learned by heart. Takes less than a "
@@ -237,8 +238,9 @@ class OutputSettings:
 
     name: str | None = knob(None, "Name of the run and of its file. None: what it teaches.", level="basic")
     again: bool = knob(False, "Train once more even if this very job is already done.")
-    metadata: str = knob("full", "What the file tells of its making: all, the minimum, or nothing but hashes.",
-                         choices=("full", "public", "none"))
+    metadata: str = knob("full", "What the file tells of its making: all (full), what it is and what calls it (public), or the "
+                                 "base's version and architecture alone (none), without which hosts cannot tell the family. "
+                                 "Hashes stand in it in any case.", choices=("full", "public", "none"))
     captions_in_metadata: bool = knob(True, "Put caption words into the file (ss_tag_frequency), which hosts show as tags.",
                                       when=("metadata", ("full",)))
     author: str | None = knob(None, "Your name, if it is to stand in the file.")

@@ -568,7 +568,7 @@ MAKE = """() => {
 
 @pytest.mark.parametrize(("language", "words", "setting"), [
     ("es", ["Entrenar LoRA", "tasa de aprendizaje", "Todos los ajustes"], "Carpeta donde se guardan"),
-    ("pt-BR", ["Treinar LoRA", "taxa de aprendizado", "Todas as configurações"], "Pasta onde ficam")])
+    ("pt-BR", ["Treinar LoRA", "taxa de aprendizado", "Todos os ajustes"], "Pasta onde ficam")])
 def test_the_page_and_its_settings_speak_the_persons_language(language: str, words: list[str], setting: str, browser: Any,
                                                               host: PageHost) -> None:
     page = open_page(browser, host, True, language)

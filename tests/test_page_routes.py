@@ -691,6 +691,7 @@ def test_every_control_has_a_label_in_the_persons_language(tag: str, monkeypatch
     assert same <= {"base.path", "base.vae", "training.tensorboard", "training.wandb", "method.alpha", "method.control",
                     "optimizer.beta1", "optimizer.beta2"}, sorted(same)
     assert next(control.help for control in shown if control.name == "rank").endswith(" (rank)")
+    assert next(control.help for control in shown if control.where == "data.path").endswith(" (data)")
 
 
 def test_what_is_typed_wrong_gets_the_schemas_own_sentence(answers: Answers) -> None:

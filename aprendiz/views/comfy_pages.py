@@ -62,7 +62,8 @@ def definition(node: Node, language: str) -> dict[str, Any]:
 def tooltip(one: Input, language: str) -> str:
     """What an input is; in another language also the name by which messages and job files call it."""
     told = _in(one.tooltip, language)
-    return f"{told} ({one.setting})" if language != "en" and one.setting else told
+    called = one.section if one.setting == "path" else one.setting  # as in a job file: `data`, not `data.path`
+    return f"{told} ({called})" if language != "en" and called else told
 
 
 def page(node: Node, language: str) -> str:

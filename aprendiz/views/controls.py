@@ -6,6 +6,7 @@ wrong, so a control refuses nothing. Standard library only: hosts import this.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -62,7 +63,7 @@ class Control:
     def help(self) -> str:
         """What it does, in the person's language, and there also the name by which messages and job files call it."""
         told = say(self.knob.help)
-        return told if language() == "en" else f"{told} ({self.name})"
+        return told if language() == "en" else f"{told} ({self.section if self.name == 'path' else self.name})"
 
     @property
     def default(self) -> Any:
@@ -109,7 +110,11 @@ class Control:
         return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
     def taken(self, given: Any) -> Any:
-        """What stands in the control as the plain value that the schema's check expects."""
+        """What stands in the control as the plain value that the schema's check expects; no number that JSON has no word for."""
+        value = self._taken(given)
+        return str(given) if isinstance(value, float) and not math.isfinite(value) else value
+
+    def _taken(self, given: Any) -> Any:
         types, off = kinds(self.settings)[self.name]
         if types == (bool,):
             return {OFF: None, YES: True, NO: False}.get(given, given) if off else bool(given)
