@@ -27,6 +27,7 @@ def check(job: Job, output: Path) -> Checked:
     output: the run's folder, or where one is to be.
     """
     found = Checked()
+    recipe = registry.methods()[job.method_name].conditions(job)
 
     def attempt(step: Any) -> None:
         try:
@@ -44,7 +45,6 @@ def check(job: Job, output: Path) -> Checked:
 
     def pictures() -> None:
         found.dataset = told(job, folder.scan(job.data))
-        recipe = registry.methods()[job.method_name].conditions(job)
         if recipe is not None:
             found.problems += maps.check(found.dataset.pictures, recipe)
         found.report = preflight(job, found.dataset, output=output, resolution=resolution(job, found.source, found.family),
@@ -57,10 +57,15 @@ def check(job: Job, output: Path) -> Checked:
             found.problems += foresight.too_large(job, found.source, found.family, found.dataset.pictures)
 
     def prior() -> None:
+        shown: list[Problem] = []
         if job.prior.prior_data:
             beside = prior_folder(job)
             found.problems += [*beside.problems, *read_every(beside.pictures, job.data)]
-        elif job.prior.pictures and not job.prior.prompts and found.dataset is not None:
+            shown = maps.check_prior(beside, recipe) if recipe is not None else []
+        elif job.prior.pictures:
+            shown = maps.check_made(job.prior.pictures, recipe) if recipe is not None else []
+        found.problems += [one for one in shown if one not in found.problems]  # as of those that are taught, perhaps
+        if job.prior.pictures and not (job.prior.prior_data or job.prior.prompts) and found.dataset is not None:
             prompts_from(job, found.dataset.pictures)
 
     def device() -> None:

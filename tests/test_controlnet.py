@@ -389,6 +389,12 @@ def test_jobs_that_cannot_be_are_refused_and_misleading_names_warned_of(base_fil
         "control other, computed": ({"control": "other", "condition_source": "computed"}, "cannot be computed"),
         "condition_source files with pictures of the base's own": (
             {"condition_source": "files", "prior": {"pictures": 4}}, "Set prior.pictures to 0"),
+        "control other with pictures of the base's own": (
+            {"control": "other", "prior": {"pictures": 4}}, "none can be computed for the kind other. Set prior.pictures to 0"),
+        "condition pictures beside the pictures, but none beside those of the base's own": (
+            {"condition_source": "files", "prior": {"prior_data": str(data)}}, "without a condition picture: 4. Put"),
+        "control other with a folder of the base's own pictures": (
+            {"control": "other", "prior": {"prior_data": str(data)}}, "without a condition picture: 4. Put"),
         "control depth without its model": ({"control": "depth"}, "Name the folder of its files"),
         "a name that lacks the kind of control": ({"name": "mine-sd15"}, "Call it mine-sd15-canny"),
         "a name that lacks the base": ({"name": "canny"}, "Call it canny-sd15"),
@@ -400,6 +406,19 @@ def test_jobs_that_cannot_be_are_refused_and_misleading_names_warned_of(base_fil
         assert len(told) == 1, what
         answers(what, told[0])
     assert problems() == []
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_what_draws_the_conditions_of_the_bases_own_pictures_is_looked_for(base_file: Path, tmp_path: Path, made: bool) -> None:
+    from aprendiz.check import check
+    from aprendiz.settings import Job
+    data, own = (pictures(tmp_path / name, size=(64, 64)) for name in ("red", "own"))
+    for file in sorted(data.glob("*.png")):
+        lines().rotate(90 * int(file.stem)).save(file.with_suffix(".cond.png"))
+    job = Job.read({"method": "controlnet", "base": str(base_file), "data": str(data), "resolution": 64, "control": "depth",
+                    "class_word": "dog", "prior": {"pictures": 4} if made else {"prior_data": str(own)}})
+    told = [str(problem) for problem in check(job, tmp_path).problems if not problem.warning]
+    assert len(told) == 1 and "The kind depth is drawn by a model" in told[0]
 
 
 def test_canny_of_the_samples_condition_is_the_pictures_own(learned: Run) -> None:

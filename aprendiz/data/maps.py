@@ -26,7 +26,7 @@ from .pictures import Pixels, condition_name, decode, fit, fit_beside, over, qui
 
 if TYPE_CHECKING:
     from ..settings import DataSettings
-    from .folder import Picture
+    from .folder import Dataset, Picture
 
 KEPT_BYTES = 2_000_000_000  # of condition pictures in memory; beyond, they are read from the cache again
 READERS = 8
@@ -139,6 +139,26 @@ def check(pictures: Sequence[Picture], recipe: Recipe) -> list[Problem]:
         for found in pool.map(lambda picture: _read_one(picture, recipe.kind), beside):
             problems += found
     return problems
+
+
+def check_prior(folder: Dataset, recipe: Recipe) -> list[Problem]:
+    """What is wrong with the condition pictures of a folder of the base's own pictures."""
+    lacking = sum(picture.condition is None for picture in folder.pictures)
+    if recipe.source == "files" and lacking:
+        return [Problem("Pictures in {folder} without a condition picture: {count}. Put name.cond.png beside each name.png, or "
+                        "leave prior_data out.", {"count": lacking, "folder": str(folder.folder)}, "prior.prior_data")]
+    return check(folder.pictures, recipe)
+
+
+def check_made(count: int, recipe: Recipe) -> list[Problem]:
+    """Why so many pictures that the base makes cannot have condition pictures."""
+    if recipe.source != "files":
+        return _unmade(recipe)
+    if recipe.kind == "other":
+        return [Problem("The base's own pictures ({count}) have no condition pictures, and none can be computed for the kind "
+                        "{kind}. Set prior.pictures to 0.", {"count": count, "kind": recipe.kind}, "prior.pictures")]
+    return [Problem("The base's own pictures ({count}) have no condition pictures. Set prior.pictures to 0, or condition_source "
+                    "to computed.", {"count": count}, "prior.pictures")]
 
 
 def _unmade(recipe: Recipe) -> list[Problem]:

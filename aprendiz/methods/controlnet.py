@@ -110,9 +110,6 @@ class ControlNet(Method):
         if settings.control == "other" and settings.condition_source == "computed":
             problems.append(Problem("Condition pictures of the kind other cannot be computed. Choose another control, or put "
                                     "name.cond.png beside each name.png.", {}, "method.control"))
-        if job.prior.pictures and settings.condition_source == "files":
-            problems.append(Problem("The base's own pictures ({count}) have no condition pictures. Set prior.pictures to 0, or "
-                                    "condition_source to computed.", {"count": job.prior.pictures}, "prior.pictures"))
         if settings.continue_from:
             from ..formats.controlnet import file_problems
             problems += file_problems(Path(settings.continue_from), family, "method.continue_from")
