@@ -407,6 +407,47 @@ def test_a_training_node_in_a_subgraph_gets_its_panel(vue: bool, page: Any, host
     assert page.evaluate("inner.properties.aprendiz_run") == runs.run_id(run.folder) and page.errors == []
 
 
+def test_nodes_are_made_in_the_subgraph_that_is_open(page: Any, host: PageHost) -> None:
+    training_node(page)
+    run = host.begin("in-subgraph")
+    host.go_on(run, "step 20")
+    page.evaluate("() => { window.inner = app.graph.convertToSubgraph(new Set(app.graph._nodes)).node.subgraph; "
+                  "app.canvas.setGraph(inner) }")
+    page.keyboard.press("Alt+Shift+A")
+    page.locator(".aprendiz-side [data-run]", has_text=run.name).click()
+    page.locator(".aprendiz-side aprendiz-run button[data-command=node]").click()
+    page.wait_for_function("inner._nodes.length === 5")
+    page.keyboard.press("Alt+Shift+A")
+    page.evaluate("app.canvas.setGraph(app.rootGraph ?? app.graph)")
+    assert page.errors == []
+
+
+def test_the_list_of_runs_is_kept_up_and_works_with_the_keyboard(page: Any, host: PageHost) -> None:
+    run = host.begin("by-keyboard")
+    host.go_on(run, "step 20")
+    page.keyboard.press("Alt+Shift+A")
+    row = page.locator(".aprendiz-side [data-run]", has_text=run.name)
+    row.wait_for()
+    row.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.activeElement.className === 'aprendiz-back'")
+    page.keyboard.press("Enter")
+    focused = "run => document.activeElement.dataset.run === run"
+    page.wait_for_function(focused, arg=runs.run_id(run.folder))
+    host.end(run)  # as when any run ends: the list is made anew
+    host.go_on(run, "step 45")
+    page.locator(".aprendiz-side [data-run]", has_text="step 45 of 60").wait_for()
+    assert page.evaluate(focused, runs.run_id(run.folder))
+    host.go_on(run, "step 50")  # nobody tells of a step
+    page.locator(".aprendiz-side [data-run]", has_text="step 50 of 60").wait_for()
+    assert page.evaluate(focused, runs.run_id(run.folder))
+    page.keyboard.press("Alt+Shift+A")
+    asked = len(host.asked)
+    page.wait_for_timeout(5500)
+    assert "/aprendiz/runs" not in host.asked[asked:], "a list that is closed is not asked for"
+    assert page.errors == []
+
+
 def test_a_panel_says_that_the_server_is_away_and_comes_back_with_it(page: Any, host: PageHost) -> None:
     run = host.begin("away")
     host.start(run, training_node(page))

@@ -10,6 +10,7 @@ import { api } from '../../scripts/api.js'
 const TRAIN = /^AprendizTrain[A-Z]/
 const TELLS = ['AprendizInspect', 'AprendizDatasetFolder', 'AprendizDatasetImages']   // nodes whose text result is shown
 const POLL = 1000                        // milliseconds between two looks at a run that lives
+const LIST = 5000                        // and at the list of all runs
 const PICTURE = /\.(png|jpe?g|webp|bmp|avif)$/i, KNOWN = [PICTURE, /\.(txt|caption)$/i, /^metadata\.(jsonl|csv)$/i, /^concept\.json$/i]
 const LOW = 360, HIGH = 760              // pixels of the panel on a node
 const ALIVE = ['queued', 'running', 'paused']
@@ -408,7 +409,8 @@ function add(type, at, values = {}) {
   const node = globalThis.LiteGraph.createNode(type)
   if (!node) return null
   node.pos = at
-  app.graph.add(node)
+  const graph = app.canvas?.graph ?? app.graph   // the one in sight: a subgraph may be open
+  graph.add(node)
   for (const [name, value] of Object.entries(values)) { const one = widget(node, name); if (one && value !== undefined && value !== null) one.value = value }
   return node
 }
@@ -499,25 +501,38 @@ function list(runs) {
   })
 }
 
-async function sidebarList() {
-  if (!sidebar) return
-  sidebar.leave?.()
-  sidebar.leave = null
-  sidebar.shown = null
+/** The list of runs, asked for again while one lives; `focused`: the run whose line is to have the focus. */
+async function sidebarList(focused = null) {
+  const mine = sidebar
+  if (!mine) return
+  clearTimeout(mine.timer)
+  mine.leave?.()
+  mine.leave = null
+  mine.shown = null
+  const turn = mine.turn = (mine.turn ?? 0) + 1
+  let rows, lives = true
   try {
     const runs = await ask('runs')
-    if (sidebar && !sidebar.shown) sidebar.body.replaceChildren(...list(runs))
-  } catch (error) { sidebar?.body.replaceChildren(make('p', { textContent: say('lost') })) }
+    rows = list(runs)
+    lives = runs.some(run => ALIVE.includes(run.state))
+  } catch { rows = [make('p', { textContent: say('lost'), role: 'status', style: 'padding:16px;margin:0' })] }
+  if (sidebar !== mine || mine.shown || mine.turn !== turn) return   // closed, a run opened, or asked for again meanwhile
+  const before = focused ?? (mine.body.contains(document.activeElement) ? document.activeElement.dataset.run : null)
+  mine.body.replaceChildren(...rows)
+  if (before) mine.body.querySelector(`[data-run="${before}"]`)?.focus()
+  if (lives) mine.timer = setTimeout(sidebarList, LIST)
 }
 
 function sidebarShow(id) {
+  clearTimeout(sidebar.timer)
   sidebar.leave?.()
   const { shown, leave } = panelFor(id, ['pause', 'resume', 'sample', 'save', 'stop', 'start', 'open', 'node'], () => { toast('warn', say('gone')); sidebarList() })
   sidebar.leave = leave
   sidebar.shown = id
   const back = make('button', { type: 'button', className: 'aprendiz-back', textContent: `‹ ${say('back')}` })
-  back.addEventListener('click', sidebarList)
+  back.addEventListener('click', () => sidebarList(id))
   sidebar.body.replaceChildren(back, shown)
+  back.focus()   // the line that had it is gone
   ask(`runs/${id}/job?language=${encodeURIComponent(language())}`).then(told => { if (sidebar?.shown === id) sidebar.body.append(settingsOf(told.settings)) }).catch(() => {})
 }
 
@@ -538,11 +553,18 @@ const SIDEBAR_STYLE = `
 .aprendiz-set dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 16px; margin: 0; font-size: 12px } .aprendiz-set dt { opacity: .75 } .aprendiz-set dd { margin: 0; overflow-wrap: anywhere; white-space: pre-line }
 .aprendiz-back { margin: 8px 16px 0; background: none; border: 0; color: inherit; font: inherit; cursor: pointer; padding: 4px 0; min-height: 32px }`
 
+function closeSidebar() {
+  clearTimeout(sidebar?.timer)
+  sidebar?.leave?.()
+  sidebar = null
+}
+
 function sidebarRender(element) {
+  closeSidebar()
   const body = make('div')
   element.replaceChildren(make('div', { className: 'aprendiz-side' }, make('style', { textContent: SIDEBAR_STYLE }), make('h2', { textContent: say('runs') }), body))
   sidebar = { body, leave: null, shown: null }
-  ready.then(sidebarList)
+  ready.then(() => sidebarList())
 }
 
 // What the server tells
@@ -580,7 +602,9 @@ function onReconnected() {
 const openRuns = () => app.extensionManager?.command?.execute?.('Workspace.ToggleSidebarTab.aprendiz')
 
 async function stopAll() {
-  for (const run of await ask('runs')) if (ALIVE.includes(run.state)) await tell(run.id, 'stop')
+  try {
+    for (const run of await ask('runs')) if (ALIVE.includes(run.state)) await tell(run.id, 'stop')
+  } catch { toast('error', say('lost')) }
 }
 
 app.registerExtension({
@@ -605,7 +629,7 @@ app.registerExtension({
     api.addEventListener('reconnected', onReconnected)
     document.addEventListener('drop', onDrop, true)
     app.extensionManager?.registerSidebarTab?.({ id: 'aprendiz', icon: 'pi pi-graduation-cap', title: 'Aprendiz', tooltip: 'Aprendiz', type: 'custom',
-      render: sidebarRender, destroy: () => { sidebar?.leave?.(); sidebar = null } })
+      render: sidebarRender, destroy: closeSidebar })
   },
   afterConfigureGraph: showBelonging,
   nodeCreated(node) {
