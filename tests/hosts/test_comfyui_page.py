@@ -73,11 +73,9 @@ def test_a_run_shows_on_its_node_and_in_the_sidebar_and_after_a_reload(vue: bool
     page.evaluate("app.queuePrompt(0)")
     page.wait_for_function("window.train.aprendiz_shown")
     page.wait_for_timeout(1000)
-    # The first Nodes 2.0, an experiment in ComfyUI 0.3.64, had no place for elements of ours: the sidebar alone shows runs there.
-    on_node = page.evaluate("window.train.aprendiz_place.isConnected")
-    assert on_node or vue
-    if on_node:
-        page.wait_for_function(f"{PANEL} === 'finished'")
+    page.wait_for_function(f"window.train.aprendiz_place.isConnected && {PANEL} === 'finished'")
+    if vue:
+        page.locator("[data-node-id] .lg-node-widgets").get_by_role("button", name="All settings", exact=True).first.wait_for()
     page.wait_for_timeout(1500)
     page.screenshot(path=str(ARTIFACTS / f"comfyui-{name}.png"))
     page.evaluate("app.extensionManager.command.execute('aprendiz.showRuns')")
@@ -92,8 +90,7 @@ def test_a_run_shows_on_its_node_and_in_the_sidebar_and_after_a_reload(vue: bool
     page.evaluate("""async graph => {
         await app.loadGraphData(JSON.parse(graph))
         window.train = app.graph._nodes.find(one => one.type === 'AprendizTrainLora') }""", graph)
-    if on_node:
-        page.wait_for_function(f"{PANEL} === 'finished'")
+    page.wait_for_function(f"window.train.aprendiz_place.isConnected && {PANEL} === 'finished'")
     assert page.evaluate("train.widgets.find(one => one.name === 'learning_rate').value") == "0.004"
     page.close()
 
