@@ -9,6 +9,7 @@ Shapes: C latent channels, H W latent height and width.
 from __future__ import annotations
 
 import io
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -24,11 +25,12 @@ from . import generate, knobs, request
 from .errors import Problem, ProblemsError, SettingsError
 from .families import Base, Tensors
 from .formats import png
+from .formats.embedding import Embedding
 from .formats.png import Parameters
 from .formats.writing import probe, write_new
 from .knobs import knob
 from .render import Drawing, OnStep
-from .request import Request, size_of
+from .request import AppliedLora, Request, size_of
 
 SUFFIXES = (".gif", ".webp", ".mp4")
 
@@ -85,6 +87,13 @@ def check(asked: Walk) -> None:
     if problems:
         raise ProblemsError(problems)
     request.check([asked.request])
+
+
+def parameters(base: Base, asked: Walk, loras: Sequence[AppliedLora] = (), words: Sequence[Embedding] = ()) -> Parameters:
+    """What a walk was made from: its first stop as any picture is told, then the prompts and the seeds of all."""
+    told = request.parameters(base, replace(asked.request, prompt=asked.prompts[0], seed=asked.seeds[0]), loras, words)
+    stops = {"Walk prompts": json.dumps(asked.prompts, ensure_ascii=False), "Walk seeds": ", ".join(map(str, asked.seeds))}
+    return replace(told, settings={**told.settings, **stops})
 
 
 def positions(frames: int, stops: int, loop: bool) -> list[float]:

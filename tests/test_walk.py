@@ -17,8 +17,10 @@ from PIL import Image
 from aprendiz import registry, walk
 from aprendiz.errors import ProblemsError, RunError, SettingsError
 from aprendiz.families import Base
+from aprendiz.formats import png
+from aprendiz.formats.png import Parameters
 from aprendiz.generate import draw
-from aprendiz.request import Request
+from aprendiz.request import AppliedLora, Request
 from aprendiz.walk import Walk
 
 SMALL = Request(prompt="", width=32, height=32, steps=2)
@@ -35,6 +37,16 @@ def furthest(one: Image.Image, other: Image.Image) -> int:
 @pytest.fixture(scope="module")
 def frames() -> list[Image.Image]:
     return [Image.new("RGB", (32, 24), (20 * i, 100, 255 - 20 * i)) for i in range(7)]
+
+
+def test_a_walks_file_tells_its_first_picture_and_every_stop(tmp_path: Path, frames: list[Image.Image]) -> None:
+    asked = Walk(prompts=("a cat, red", "a dog"), seeds=(5, 6), request=SMALL)
+    told = walk.parameters(tiny("sd1"), asked, [AppliedLora("fish", 0.5, "1234")])
+    assert (told.prompt, told.settings["Seed"], told.settings["Size"]) == ("a cat, red <lora:fish:0.5>", "5", "32x32")
+    assert png.read(walk.save(frames, tmp_path / "walk.webp", 10, text=told)) == told
+    with Image.open(walk.save(frames, tmp_path / "walk.gif", 10, text=told)) as picture:
+        written = Parameters.parse(picture.info["comment"].decode())
+    assert (written.settings["Walk prompts"], written.settings["Walk seeds"]) == ('["a cat, red", "a dog"]', "5, 6")
 
 
 @pytest.mark.parametrize("family", ("sd1", "sdxl", "tiny_flow"))

@@ -235,7 +235,6 @@ def walk(asked: argparse.Namespace) -> int:
     """Draw a walk."""
     from .. import generate as drawing
     from .. import walk as walking
-    from ..request import parameters
     from ..vocabulary import with_embeddings
     names = {"frames": asked.frames, "frames_per_second": asked.frames_per_second}
     given = {name: flags.parse(walking.Walk, name, text) for name, text in names.items() if text is not None}
@@ -252,7 +251,7 @@ def walk(asked: argparse.Namespace) -> int:
     base = open_base(asked)
     with drawing.with_loras(base, loras) as applied, with_embeddings(base, words):
         frames = walking.walk(base, wanted, drawing_progress(screen))
-        told = parameters(base, wanted.request, applied, words)
+        told = walking.parameters(base, wanted, applied, words)
     tell_file(walking.save(frames, asked.out, wanted.frames_per_second, wanted.loop, told), asked.json)
     return 0
 
