@@ -14,6 +14,7 @@ from .errors import AprendizError, Problem
 from .formats import checkpoint, loading
 from .prepare import Checked, bucket_step, prior_folder, resolution, told
 from .run import Run
+from .samplers import LCM_STEPS
 
 if TYPE_CHECKING:
     from .data.folder import Dataset
@@ -73,13 +74,22 @@ def check(job: Job, output: Path) -> Checked:
         if found.source is not None:
             found.problems += room.memory_problems(found.source, dtype, devices.free_ram(swap=True))
 
-    found.problems += boards.problems(job) + optimizers.problems(job.optimizer) + optimizers.part_rates(job)
+    found.problems += boards.problems(job) + optimizers.problems(job.optimizer) + optimizers.part_rates(job) + sampling(job)
     attempt(base)
     attempt(device)
     attempt(pictures)
     attempt(sizes)
     attempt(prior)
     return found
+
+
+def sampling(job: Job) -> list[Problem]:
+    """What the sampler has against the number of its steps."""
+    asked = job.samples
+    if asked.sampler != "lcm" or asked.sampler_steps <= LCM_STEPS:
+        return []
+    return [Problem("sampler_steps is {value}, but the sampler lcm takes at most {most}. Eight are plenty for it.",
+                    {"value": asked.sampler_steps, "most": LCM_STEPS}, "samples.sampler_steps")]
 
 
 def changed(folder: Path, dataset: Dataset) -> list[Problem]:

@@ -220,7 +220,8 @@ class SampleSettings:
     sample_every_steps: int | None = knob(None, "Draw them every so many steps, to see when it is enough; training waits "
                                                 "meanwhile. Off: before the first step and after the last.", min=1)
     negative_prompt: str = knob("", "What the pictures must not show. Only heard where guidance is above 1.")
-    sample_seed: int = knob(1, "Seed of the first sample; the next ones count up.", min=0)
+    # Seeds end at 2 ** 63 - 1, and those of the samples count up.
+    sample_seed: int = knob(1, "Seed of the first sample; the next ones count up.", min=0, max=2**62)
     sampler: str = knob("ddim", "How pictures are drawn out of noise; ddim and euler suit every base. What is learned does not "
                                 "depend on it.", choices=SAMPLERS)
     sampler_steps: int = knob(20, "Steps of the sampler: the time grows with them; 20 to 30 is enough for most.", min=1, max=1000)

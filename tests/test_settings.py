@@ -55,6 +55,7 @@ BAD = [
     ({"optimizer.optimizer": "adamv"}, "optimizer.optimizer is 'adamv'. It can be: adamw, "),
     ({"flip": "yes"}, "data.flip is 'yes', but it takes true or false."),
     ({"flip": 1}, "data.flip is 1, but it takes true or false."),
+    ({"sample_seed": 99999999999999999999}, "samples.sample_seed is 99999999999999999999. It must lie between 0 and "),
     ({"sample_prompts": "a dog"}, "samples.sample_prompts is 'a dog', but it takes a list."),
     ({"sample_prompts": ["a dog", 3]}, "samples.sample_prompts is ['a dog', 3], but it takes a list."),
     ({"name": "../escape"}, "The name '../escape' cannot be a file's name everywhere."),

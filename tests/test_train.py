@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from aprendiz import devices, outcome
 from aprendiz import train as loop
+from aprendiz.check import check
 from aprendiz.errors import DeviceError, ModelError, ProblemsError, TrainingError
 from aprendiz.families import Base
 from aprendiz.formats import checkpoint, container
@@ -214,6 +215,17 @@ def test_noise_that_ends_in_noise_alone_is_taught_where_v_is_predicted_and_sampl
     for asked in (True, None):
         teach(tmp_path / "out", data, base=base, resolution=64, steps=1, zero_terminal_snr=asked)
     assert drawn == [True, True, False, False]
+
+
+def test_more_steps_than_a_sampler_takes_are_told_of_before_anything_loads(data: Path, tmp_path: Path,
+                                                                          answers: Callable[[str, object], None]) -> None:
+    def told(**settings: Any) -> list[str]:
+        return [str(problem) for problem in check(Job.read({"data": str(data), "sampler": "lcm", **settings}), tmp_path).problems]
+
+    [problem] = told(sampler_steps=51)
+    assert problem.startswith("sampler_steps is 51, but the sampler lcm takes at most 50.")
+    answers("lcm with 51 sampler_steps", problem)
+    assert told(sampler_steps=50) == []
 
 
 def test_pictures_of_the_bases_own_are_made_once_and_trained_beside(data: Path, tmp_path: Path) -> None:
