@@ -252,6 +252,20 @@ def test_the_forecast_of_steps_epochs_and_time(tmp_path: Path) -> None:
     assert (forecast.steps, forecast.batches, forecast.epochs, forecast.seconds) == (12, 6, 2.0, 120.0)
 
 
+@pytest.mark.parametrize("length", [{"steps": 10}, {"epochs": 1.25}])
+def test_a_warmup_as_long_as_the_run_is_warned_of(tmp_path: Path, length: dict[str, object]) -> None:
+    _some(tmp_path)
+
+    def warned(steps: int) -> list[str]:
+        report = fly(job(tmp_path, optimizer={"warmup_steps": steps}, training=length))
+        assert not report.errors
+        return told(report).get("optimizer.warmup_steps", [])
+
+    assert warned(9) == []
+    assert warned(10) == ["warmup_steps is 10, but the run has 10 steps, so the learning rate only rises. Lower it, to a tenth "
+                          "of the steps or less."]
+
+
 def test_the_forecast_of_the_cache_counts_every_cut_and_caption(tmp_path: Path) -> None:
     _some(tmp_path)
     pixels = 64 * 64 + 72 * 56 + 2 * 88 * 40

@@ -163,7 +163,7 @@ def preflight(job: Job, dataset: Dataset, *, output: Path | None, resolution: in
         problems += refused
         free = free_bytes(output) if free is None and not refused else free
     forecast = foresee(job, dataset.pictures, targets, facts, free)
-    problems += _disk(forecast, output)
+    problems += [*_warmup(job.optimizer.warmup_steps, forecast.steps), *_disk(forecast, output)]
     return Report(tuple(problems), forecast)
 
 
@@ -274,6 +274,14 @@ def _leftovers(found: Sequence[Picture], targets: Sequence[Size | None], setting
                         {"share": settings.validation_share, "count": len(found)}, "data.validation_share")]
     return [Problem("All pictures are smaller than the training size, and allow_upscale is off, so none is left to train on. "
                     "Lower resolution, or turn allow_upscale on.", {}, "data.allow_upscale")]
+
+
+def _warmup(warmup: int, steps: int | None) -> list[Problem]:
+    """A learning rate that is still rising when the run ends."""
+    if not steps or warmup < steps:
+        return []
+    return [Problem("warmup_steps is {warmup}, but the run has {steps} steps, so the learning rate only rises. Lower it, to a "
+                    "tenth of the steps or less.", {"warmup": warmup, "steps": steps}, "optimizer.warmup_steps", warning=True)]
 
 
 def _refused(output: Path) -> list[Problem]:
