@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 
 from aprendiz import generate, registry, samplers
+from aprendiz.commands.drawing import read_count
 from aprendiz.errors import AprendizError, ModelError, ProblemsError, RunError, SettingsError
 from aprendiz.families import Base
 from aprendiz.formats import checkpoint, kohya, png
@@ -122,6 +124,13 @@ def test_more_steps_begin_in_the_noise_too_and_draw_no_worse(name: str, predicti
         if name not in ("heun", "pndm", "dpm++_2m_karras", "dpm++_sde"):
             assert len(times) == steps and all(after < before for before, after in falling)
         assert abs(float(x.mean()) - 0.7) < 0.05 and 0.43 < float(x.std()) < 0.52, steps
+
+
+@pytest.mark.parametrize("count", ["2,5", "two", "1.5", ""])
+def test_a_count_is_one_whole_number(count: str, answers: Callable[[str, object], None]) -> None:
+    with pytest.raises(SettingsError, match=f"^count is '{count}'. It takes one whole number.$") as caught:
+        read_count(Namespace(count=count))
+    answers("generate --count " + count, caught.value)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

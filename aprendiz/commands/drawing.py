@@ -208,7 +208,10 @@ def read_order(asked: argparse.Namespace) -> Order:
 
 def read_count(asked: argparse.Namespace) -> int:
     """How many pictures. Raises SettingsError."""
-    count = whole_numbers(asked.count, "count")[0]
+    try:
+        count = int(asked.count)
+    except ValueError:
+        raise SettingsError("{name} is '{value}'. It takes one whole number.", name="count", value=asked.count) from None
     if count < 1:
         raise SettingsError("{name} is {value}. It must be at least {low}.", name="count", value=count, low=1)
     return count
