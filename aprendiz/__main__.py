@@ -140,6 +140,9 @@ def make_parser(method: str | None = None) -> tuple[Parser, dict[str, Parser]]:
     _add_generate(add("generate", drawing.generate, say("Draw pictures with a base and with what was learned.")))
     add("studio", studio.studio, say("Draw what is asked for on standard input, the base kept open; for pages."),
         machine=False).set_defaults(generate=parts["generate"])
+    parts["studio"].epilog = say(
+        'A line of JSON asks: {{"id": ..., "arguments": [...]}}, the arguments being those of `generate`. Lines of JSON answer '
+        "with that id: done and total while it draws, then files or problems.")
     _add_walk(add("walk", drawing.walk, say("A moving picture that goes from prompt to prompt.")))
     _add_maps(add("control-maps", maps.control_maps, say("Make condition pictures for a ControlNet from a folder of pictures."),
                   ("folder", "DIR", say("The folder with the pictures."))))
