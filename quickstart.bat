@@ -23,7 +23,10 @@ call :hold
 exit /b 1
 
 :hold
-rem A window that a double click opened stays open until a key is pressed.
+rem A window that a double click opened stays open until a key is pressed: its command line names this file. Folders' names may hold
+rem an ampersand, so the line is compared within quotes and never printed.
 if defined CI exit /b 0
-echo %CMDCMDLINE% | findstr /i /c:"%~nx0" >nul && pause
+set "LINE=%CMDCMDLINE:"=%"
+setlocal EnableDelayedExpansion
+if not "!LINE:%~nx0=!"=="!LINE!" pause
 exit /b 0
