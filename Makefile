@@ -69,4 +69,5 @@ bench: environment
 
 docs: environment
 	@$(BIN)/python -m aprendiz.views.docs
+	@$(BIN)/python -m aprendiz.views.comfy_pages
 	@$(BIN)/python -m aprendiz.views.webui_texts

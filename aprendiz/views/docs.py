@@ -29,7 +29,7 @@ A job is a TOML or JSON file, or flags, or both:
 
 ```toml
 base = "micro"
-data = "pictures/my-vase"
+data = "my-vase"
 
 [method]
 name = "lora"
@@ -42,6 +42,8 @@ steps = 400
 ```
 python -m aprendiz train job.toml --steps 600 --set method.rank=16
 ```
+
+A path is looked for in the current folder first, then in the job file's own.
 
 `base = "micro"` stands for `base.path`, `data = "folder"` for `data.path`, `method = "lora"` for `method.name`. A name that is
 unique may stand without its section. *Off* is `null` in JSON; in TOML the setting is left out; as a flag it is `off`, where a
