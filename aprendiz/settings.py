@@ -121,7 +121,8 @@ class PriorSettings:
                             "of everything else. Drawing them takes time, and every step takes longer; 50 to 200 when other "
                             "things begin to look like yours. 0: none.", min=0, max=10000)
     prompts: tuple[str, ...] = knob((), "Prompts for these pictures. None: the class word, or your captions without the trigger.")
-    prior_data: str | None = knob(None, "A folder of such pictures with captions, instead of making them.", path="folder")
+    prior_data: str | None = knob(None, "A folder of such pictures, instead of making them. Those without a caption are told as "
+                                        "the class word says.", path="folder")
     per_batch: int = knob(1, "How many of them are in each batch, beside batch_size of yours; each makes a step as much longer "
                              "as one of yours.", min=1, max=64)
     prior_weight: float = knob(1.0, "How much they count in the loss. Lower it when too little of yours is learned.",
