@@ -27,7 +27,7 @@ export async function refreshComparison(runs) {
   for (const name of compared) if (!runs.some(run => run.name === name)) compareRun(name, false)
   for (const run of runs) {
     const known = found.get(run.name)
-    if (known && (run.busy || known.busy) && await read(run.name)) draw()
+    if (known && (run.busy || known.busy || known.lost) && await read(run.name)) draw()
     if (known) known.busy = run.busy
   }
 }
@@ -38,7 +38,9 @@ async function read(name) {
   found.set(name, known)
   let more = true, some = false
   while (more && compared.has(name)) {
-    const answer = await ask(`runs/${encodeURIComponent(name)}/events?from=${known.offset}`).catch(() => ({events: [], next: known.offset}))
+    const answer = await ask(`runs/${encodeURIComponent(name)}/events?from=${known.offset}`).catch(() => null)
+    known.lost = answer === null
+    if (known.lost) break
     for (const event of answer.events) {  // a resumed run does some steps again, and the later ones count
       if (event.event === 'step' && event.loss !== null) known.losses.set(event.step, event.loss)
       if (event.event === 'validation' && event.loss !== null) known.validation.set(event.step, event.loss)
@@ -59,7 +61,7 @@ const svg = (tag, attributes, text) => {
 }
 
 const shown = () => [...compared].filter(name => found.has(name))
-const colour = index => COLOURS[index % COLOURS.length]
+const colour = index => `color-mix(in srgb, ${COLOURS[index % COLOURS.length]} 72%, var(--ap-ink))`  // seen on light and on dark
 
 function draw() {
   const names = shown()

@@ -51,9 +51,9 @@ export function drawPictures() {
     ...(album.other || []).map(sentence),
     bench(), make('div', {class: 'ap-grid'}, ...album.shown.map(drawPicture)), moreButton())
   if (typing?.dataset.name) {  // drawn anew while somebody writes: the cursor stays where it was
-    const again = [...here.querySelectorAll('textarea')].find(one => one.dataset.name === typing.dataset.name)
+    const again = here.querySelector(`[data-name="${CSS.escape(typing.dataset.name)}"]`)
     again?.focus({preventScroll: true})
-    again?.setSelectionRange(typing.selectionStart, typing.selectionEnd)
+    if (typing.selectionStart !== undefined) again?.setSelectionRange(typing.selectionStart, typing.selectionEnd)
   }
 }
 
@@ -138,19 +138,19 @@ const guarded = work => () => work().catch(noteError)
 /** Find and replace, words in front and at the end, and the tags that captions share. */
 function bench() {
   const field = (name, label) => {
-    const input = make('input', {type: 'text', 'aria-label': label, placeholder: label, oninput: event => { kept[name] = event.target.value }})
+    const input = make('input', {type: 'text', 'aria-label': label, placeholder: label, 'data-name': `? ${name}`, oninput: event => { kept[name] = event.target.value }})
     input.value = kept[name]
     return input
   }
   const from = field('from', say('replace_find')), to = field('to', say('replace_by'))
-  const button = (text, kind) => make('button', {onclick: guarded(() => edit(kind, from.value, to.value))}, say(text))
+  const button = (text, kind) => make('button', {'data-name': `? ${kind}`, onclick: guarded(() => edit(kind, from.value, to.value))}, say(text))
   const trigger = find('aprendiz-data-trigger')?.querySelector('textarea, input')?.value.trim()
   const choose = tag => { from.value = kept.from = tag; from.focus() }
   const whole = make('details', {class: 'ap-bench', open: kept.open, ontoggle: event => { kept.open = event.target.open }},
     make('summary', {}, say('bench')),
     make('div', {class: 'ap-row'}, from, to, button('replace', 'replace'), button('rename_tag', 'rename'), button('remove_tag', 'remove'),
       button('add_front', 'front'), button('add_end', 'end'),
-      trigger && make('button', {onclick: guarded(() => edit('front', trigger))}, say('write_trigger', {trigger}))),
+      trigger && make('button', {'data-name': '? trigger', onclick: guarded(() => edit('front', trigger))}, say('write_trigger', {trigger}))),
     album.tags.length > 0 && make('div', {class: 'ap-tags', role: 'group', 'aria-label': say('tags')},
       ...album.tags.map(([tag, count]) => make('button', {class: 'ap-tag', title: say('tag_hint'), onclick: () => choose(tag)}, tag, ' ',
         make('span', {class: 'ap-soft ap-num'}, String(count))))))
@@ -175,7 +175,7 @@ export async function check(values) {
     const before = album.first.join('\n')
     album.problems = {}
     const known = new Set(told.settings.map(one => one.where))
-    for (const problem of answer.problems) if (!known.has(problem.where)) (album.problems[problem.where] ||= []).push(problem)
+    for (const problem of answer.problems) if (problem.where && !known.has(problem.where)) (album.problems[problem.where] ||= []).push(problem)
     album.first = Object.keys(album.problems)
     if (album.first.join('\n') !== before) await loadPictures(values)  // in another order now
     drawPictures()

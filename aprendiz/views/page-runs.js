@@ -36,12 +36,30 @@ export async function listRuns() {
 
 const key = (what, run) => ({'data-key': `${what} ${run.name}`})
 
+const rows = new Map()  // by name: {row, drawn: what it shows}
+const every = make('ul', {})
+
+/** Draw what has changed, and nothing else: somebody may be scrolling, pressing a button or being asked. */
 function drawRuns() {
-  const focused = document.activeElement?.dataset?.key
-  if (runs().querySelector('.ap-confirm')) return  // a question is being asked
-  fill(list, shelf.runs.length ? make('ul', {}, ...shelf.runs.map(drawRun)) : make('p', {class: 'ap-soft'}, say('no_runs')))
-  if (focused) list.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus()
+  const focused = document.activeElement?.dataset?.key, names = new Set(shelf.runs.map(run => run.name))
+  if (!names.size) fill(list, make('p', {class: 'ap-soft'}, say('no_runs')))
+  else if (every.parentNode !== list) fill(list, every)
+  for (const [name, {row}] of rows) if (!names.has(name)) { row.remove(); rows.delete(name) }
+  let next = every.firstChild
+  for (const run of shelf.runs) {
+    const known = rows.get(run.name), drawn = JSON.stringify([run, run.name === shelf.chosen, compared.has(run.name)])
+    const stays = known && (known.drawn === drawn || known.row.querySelector('.ap-confirm')), row = stays ? known.row : drawRun(run)
+    if (!stays) {
+      rows.set(run.name, {row, drawn})
+      if (next === known?.row) next = row
+      known?.row.replaceWith(row)
+    }
+    if (row === next) next = next.nextSibling
+    else every.insertBefore(row, next)
+  }
+  if (focused && document.activeElement === document.body) list.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({preventScroll: true})
 }
+
 
 function drawRun(run) {
   const chosen = run.name === shelf.chosen
@@ -65,9 +83,10 @@ function drawRun(run) {
 }
 
 function confirmDelete(name, button) {
-  const no = make('button', {onclick: () => { box.remove(); drawRuns() }}, say('delete_no'))
-  const box = make('span', {class: 'ap-confirm', role: 'alertdialog'}, say('really', {name}), ' ',
-    make('button', {class: 'ap-danger', onclick: () => { box.remove(); act(name, 'delete') }}, say('delete_yes')), ' ', no)
+  const back = () => { box.replaceWith(button); button.focus({preventScroll: true}) }
+  const no = make('button', {onclick: back}, say('delete_no')), question = say('really', {name})
+  const box = make('span', {class: 'ap-confirm', role: 'alertdialog', 'aria-label': question, onkeydown: event => { if (event.key === 'Escape') back() }},
+    question, ' ', make('button', {class: 'ap-danger', onclick: () => { back(); act(name, 'delete') }}, say('delete_yes')), ' ', no)
   button.replaceWith(box)
   no.focus()
 }
@@ -113,26 +132,29 @@ export function choose(name) {
   drawRuns()
 }
 
-let following = false
+let following = null  // the panel that is being fed
 export async function follow() {
-  if (!shelf.chosen || following) return
-  following = true
-  const name = shelf.chosen
+  const {chosen: name, panel} = shelf, shown = () => shelf.panel === panel  // a run that is chosen anew has another, which begins anew
+  if (!name || following === panel) return
+  following = panel
   try {
     for (;;) {
       const answer = await ask(`runs/${encodeURIComponent(name)}/events?from=${shelf.offset}`)
-      if (shelf.chosen !== name) break
-      if (answer.next < shelf.offset) shelf.panel.clear()
+      if (!shown()) return
+      if (answer.next < shelf.offset) panel.clear()
       const more = answer.events.length > 0 && answer.next > shelf.offset
       shelf.offset = answer.next
       shelf.busy = ['queued', 'running', 'paused'].includes(answer.state)
-      feed(shelf.panel, answer)
+      feed(panel, answer)
       if (!more) break
     }
     shelf.fresh = Date.now()
   } catch (error) {
-    if (shelf.chosen === name && error.problems) { choose(null); noteError(error) } else throw error
-  } finally { following = false }
+    if (!shown()) return
+    if (!error.problems) throw error
+    choose(null)
+    noteError(error)
+  } finally { if (following === panel) following = null }
 }
 
 function panelOf(name) {

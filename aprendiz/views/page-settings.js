@@ -25,15 +25,22 @@ export function showProblems(problems, lines = []) {
     const one = told.settings.find(one => one.where === problem.where && (!one.method || one.method === method))
     const control = one ? find(one.id) : problem.where === 'method.name' ? find('aprendiz-method-name') : null
     if (control?.offsetParent) beside(control, text)
-    else if (one && sectionOf(one)) late.push([one, text])
+    else if (one && !idle(control) && isFolded(sectionOf(one))) late.push([one, text])
     else above(text)
   }
   for (const line of lines) summary?.append(make('p', {class: 'ap-soft'}, line))
   if (!first && !late.length && summary?.childElementCount) summary.scrollIntoView({block: 'nearest', behavior: 'auto'})
   // What is folded away is unfolded first: newer Gradios make it only then.
   for (const section of new Set(late.map(([one]) => sectionOf(one)))) section.querySelector('button, .label-wrap')?.click()
-  if (late.length) setTimeout(() => { for (const [one, text] of late) find(one.id) ? beside(find(one.id), text) : above(text) }, UNFOLDING)
+  if (late.length) setTimeout(() => {
+    markSettings()
+    for (const [one, text] of late) find(one.id) && !idle(find(one.id)) ? beside(find(one.id), text) : above(text)
+  }, UNFOLDING)
 }
+
+/** Whether a control is not shown because it does not count at the moment. */
+const idle = control => control?.classList.contains('ap-idle')
+const isFolded = section => section && !section.querySelector('.label-wrap')?.classList.contains('open')
 
 /** The method that is chosen, by what its chooser shows. */
 function chosenMethod() {

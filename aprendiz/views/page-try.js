@@ -152,9 +152,9 @@ function wanted(index = Number(parts.step.value)) {
 }
 
 async function drawEvery() {
-  const run = chosenRun()
-  for (let index = 0; index < (run?.files.length ?? 0); index++) {
-    if (!await drawOnce(index)) break
+  const all = (chosenRun()?.files ?? []).map((_, index) => wanted(index))  // another may be chosen meanwhile
+  for (const one of all) {
+    if (!await drawOnce(one)) break
   }
 }
 
@@ -167,8 +167,7 @@ async function look(key) {
 }
 
 /** Draw one comparison into a new row; whether it could be done. */
-async function drawOnce(index) {
-  const {values, title} = wanted(index)
+async function drawOnce({values, title} = wanted()) {
   const row = make('div', {class: 'ap-try'})
   shown = [row, ...shown].slice(0, ROWS)
   fill(parts.rows, ...shown)
@@ -198,7 +197,7 @@ async function drawOnce(index) {
 function drawRow(row, values, title, count, base, tuned) {
   const said = new Set(base.problems.map(problem => problem.text))
   if (tuned) tuned.problems = tuned.problems.filter(problem => !said.has(problem.text))
-  const words = [values.prompt, `seed ${values.seed || 0}`].filter(Boolean).join(' · ')
+  const words = [values.prompt, say('at_seed', {seed: values.seed || 0})].filter(Boolean).join(' · ')
   const side = (name, told, first) => make('div', {class: 'ap-side'}, make('p', {class: 'ap-name'}, name),
     ...told.problems.map(sentence),
     !told.ready && !told.waits && make('p', {class: 'ap-soft ap-num'}, told.total ? say('drawing', told) : first ? say('draw_waits') : ''),

@@ -83,6 +83,7 @@ WORDS = {
     "try_bare": Problem("The base alone"),
     "at_step": Problem("step {step}"),
     "at_weight": Problem("weight {weight}"),
+    "at_seed": Problem("seed {seed}"),
     "draw": Problem("Draw"),
     "draw_every": Problem("Draw every saved step"),
     "draw_every_hint": Problem("One row each, to see when it learned enough."),

@@ -1,0 +1,227 @@
+"""The page in the small: lists stay where a person is, histories are whole, colours can be seen, nothing is swallowed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect
+from test_page import PATIENCE, address, browser, fill, finished_run, keep, opened, page, place
+from test_page_silence import until
+
+from aprendiz.run import Run
+from aprendiz.settings import Job
+
+__all__ = ["address", "browser", "page", "place"]  # fixtures
+
+pytestmark = pytest.mark.page
+
+
+def run_of(place: Path, name: str, **settings: Any) -> Run:
+    return Run.create(place / "out", Job.read({"data": str(place / "fish"), "steps": 500, "name": name, **settings}), "digest")
+
+
+def test_a_run_that_is_chosen_anew_while_it_is_read_is_shown_whole(page: Page, place: Path, address: str) -> None:
+    run = run_of(place, "whole")
+    with run.locked():
+        for step in range(1, 9):
+            run.event("step", step=step, steps=500, loss=0.5)
+        opened(page, address)
+        page.locator("aprendiz-run").get_by_text("step 8 of 500").first.wait_for()
+        waiting: list[Route] = []
+
+        def answer(route: Route) -> None:
+            """The first waits."""
+            waiting.append(route)
+            if len(waiting) > 1:
+                route.continue_()
+
+        page.route("**/runs/whole/events*", answer)
+        until(page, lambda: len(waiting) > 0)
+        page.locator('[data-run="whole"] .ap-open').click()
+        page.wait_for_timeout(200)
+        waiting[0].continue_()
+        page.locator("aprendiz-run").get_by_text("step 8 of 500").first.wait_for()
+    shutil.rmtree(run.folder)
+
+
+def test_the_list_of_runs_stays_where_a_person_is(page: Page, place: Path, address: str) -> None:
+    for number in range(12):
+        run_of(place, f"listed-{number:02}").event("stopped", step=0)
+    going = run_of(place, "listed-zz")
+    with going.locked():
+        going.event("step", step=1, steps=500, loss=0.5)
+        opened(page, address)
+        ul = page.locator(".ap-runs ul")
+        expect(ul.locator("li")).to_have_count(13, timeout=PATIENCE)
+        ul.evaluate("list => { list.scrollTop = 200; list.querySelectorAll('.ap-open')[8].focus({preventScroll: true}) }")
+        row = page.locator('[data-run="listed-03"]')
+        row.evaluate("row => { row.dataset.mark = 'the same' }")
+        going.event("step", step=2, steps=500, loss=0.5)
+        expect(page.locator('[data-run="listed-zz"]')).to_contain_text("step 2 of 500", timeout=PATIENCE)
+        assert ul.evaluate("list => list.scrollTop") == 200
+        assert page.evaluate("document.activeElement.className") == "ap-open"
+        expect(row).to_have_attribute("data-mark", "the same")  # a press that is half done is not lost
+        row.get_by_role("button", name="Delete").click()
+        going.event("step", step=3, steps=500, loss=0.5)  # the others go on while it asks
+        expect(page.locator('[data-run="listed-zz"]')).to_contain_text("step 3 of 500", timeout=PATIENCE)
+        expect(row.get_by_role("button", name="Keep it")).to_be_focused()
+        page.keyboard.press("Escape")
+        expect(row.get_by_role("button", name="Delete")).to_be_focused()
+    for run in (place / "out" / "aprendiz").glob("listed-*"):
+        shutil.rmtree(run)
+
+
+@pytest.mark.parametrize("typed", ["inf", "nan", "1e999"])
+def test_what_is_no_number_is_told_by_check(page: Page, typed: str) -> None:
+    fill(page, "optimizer-learning-rate", typed)
+    page.locator("#aprendiz-check").click()
+    expect(page.locator("#aprendiz-optimizer-learning-rate .ap-problem")).to_be_visible(timeout=PATIENCE)
+
+
+def test_a_setting_that_does_not_count_and_is_wrong_is_told_of_where_it_can_be_read(page: Page, address: str) -> None:
+    settings = page.request.get(f"{address}aprendiz/words").json()["settings"]
+    defaults = {one["id"]: one["default"] for one in settings}
+    where = next(one["where"] for one in settings
+                 if one["when"] and not one["method"] and defaults[one["when"]["id"]] not in one["when"]["values"])
+    section = where.split(".")[0]
+    problem = {"template": "", "fields": {}, "text": "This one is wrong.", "where": where, "warning": False}
+    page.route("**/aprendiz/check", lambda route: route.fulfill(json={"done": True, "forecast": {}, "problems": [problem]}))
+    for _ in range(2):  # folded away at first, then open
+        page.locator("#aprendiz-check").click()
+        expect(page.get_by_text("This one is wrong.")).to_be_visible(timeout=PATIENCE)
+        page.wait_for_timeout(1500)  # by now it is known that it does not count
+        expect(page.locator("#aprendiz-summary")).to_contain_text("This one is wrong.")
+        expect(page.locator(f"#aprendiz-section-{section} .label-wrap")).to_have_class(re.compile("open"))
+
+
+def test_every_saved_step_of_one_result_is_drawn_whatever_is_chosen_meanwhile(page: Page, place: Path, address: str) -> None:
+    for name, colour in (("first", "red"), ("second", "blue")):
+        finished_run(place, name, colour, 20)
+        run = Run.open(place / "out" / "aprendiz" / name)
+        for step in (10, 20):
+            run.event("checkpoint", step=step, file=run.folder / f"{name}-{step:06}.safetensors")
+    words = page.request.get(f"{address}aprendiz/words").json()
+    words["words"]["at_seed"] = "«seed {seed}»"
+    page.route("**/aprendiz/words", lambda route: route.fulfill(json=words))
+    opened(page, address)
+    asked: list[dict[str, Any]] = []
+    side = {"key": "k", "count": 0, "done": 0, "total": 4, "waits": None, "by": None, "problems": [], "ready": True}
+
+    def answer(route: Route) -> None:
+        asked.append(route.request.post_data_json)
+        page.get_by_label("What was learned").select_option("second")
+        route.fulfill(json={"base": "k", "tuned": None})
+
+    page.route("**/aprendiz/try", answer)
+    page.route("**/aprendiz/tried*", lambda route: route.fulfill(json=side))
+    page.locator('[data-run="first"]').get_by_role("button", name="Try it").click()
+    page.get_by_role("button", name="Draw every saved step").click()
+    until(page, lambda: len(asked) > 2)
+    assert {one["run"] for one in asked} == {"first"}
+    expect(page.locator(".ap-words").first).to_contain_text("«seed 1»")  # in the words of the person's language
+    for name in ("first", "second"):
+        shutil.rmtree(place / "out" / "aprendiz" / name)
+
+
+def test_a_run_that_could_not_be_read_for_the_comparison_is_read_again(page: Page, place: Path, address: str) -> None:
+    finished_run(place, "blip", "red", 10)
+    opened(page, address)
+    page.route("**/runs/blip/events*", lambda route: route.abort())
+    page.locator('[data-run="blip"]').get_by_label("Compare").check()
+    page.wait_for_timeout(500)
+    page.unroute("**/runs/blip/events*")
+    expect(page.locator(".ap-comparison .ap-head")).to_have_text(["blip step 10"], timeout=PATIENCE)
+    shutil.rmtree(place / "out" / "aprendiz" / "blip")
+
+
+LIGHT = """
+    const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true})
+    const numbers = colour => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1)
+        return [...canvas.getImageData(0, 0, 1, 1).data] }
+    const light = colour => colour.slice(0, 3).map(part => part / 255)
+        .map(part => part <= .03928 ? part / 12.92 : ((part + .055) / 1.055) ** 2.4)
+        .reduce((sum, part, index) => sum + part * [.2126, .7152, .0722][index], 0)
+    const ratio = (one, other) => {
+        const [a, b] = [light(one), light(other)].sort((x, y) => y - x)
+        return (a + .05) / (b + .05) }
+    const under = element => { for (let one = element; one; one = one.parentElement) {
+        const found = numbers(getComputedStyle(one).backgroundColor)
+        if (found[3] > 250) return found }
+        return [255, 255, 255] }"""
+TEXTS = f"""() => {{ {LIGHT}
+    const found = {{}}
+    const texts = '#aprendiz :is(.ap-problem, .ap-soft, .ap-back), #aprendiz-live :is(button, a)'
+    for (const one of document.querySelectorAll(texts)) {{
+        if (!one.offsetParent || !one.textContent.trim()) continue
+        const name = `${{one.className}} in ${{one.parentElement.className}}`
+        found[name] = Math.min(found[name] ?? 99, ratio(numbers(getComputedStyle(one).color), under(one)))
+    }}
+    return found }}"""
+LINES = f"""() => {{ {LIGHT}
+    return [...document.querySelectorAll('.ap-comparison polyline')]
+        .map(one => ratio(numbers(getComputedStyle(one).stroke), under(one.closest('.ap-comparison')))) }}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_can_be_read_in_a_light_and_a_dark_theme(browser: Browser, place: Path, address: str, scheme: str) -> None:
+    folder = place / f"pale-{scheme}"
+    shutil.copytree(place / "fish", folder)
+    (folder / "fish-01.txt").unlink()
+    finished_run(place, "pale", "red", 10)
+    page = browser.new_page(viewport={"width": 1280, "height": 950}, reduced_motion="reduce")
+    page.set_default_timeout(PATIENCE)
+    opened(page, f"{address}?__theme={scheme}")
+    fill(page, "data-path", str(folder))
+    fill(page, "training-steps", "0")
+    page.locator("#aprendiz-live figure .ap-problem").first.wait_for()
+    problems = [{"text": "One that warns.", "where": "", "warning": True, "template": "", "fields": {}},
+                {"text": "One that stops.", "where": "training.steps", "warning": False, "template": "", "fields": {}}]
+    told = {"done": True, "forecast": {"lines": ["A line."]}, "problems": problems}
+    page.route("**/aprendiz/check", lambda route: route.fulfill(json=told))
+    page.locator("#aprendiz-check").click()
+    page.locator("#aprendiz-training-steps .ap-problem").wait_for()
+    expect(page.locator("#aprendiz-counted")).to_have_text("3 pictures, 2 with a caption, 1 need you")
+    keep(page, f"contrast-{scheme}")
+    found = page.evaluate(TEXTS)
+    assert len(found) > 8 and {name: ratio for name, ratio in found.items() if ratio < 4.5} == {}
+    page.close()
+    shutil.rmtree(place / "out" / "aprendiz" / "pale")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_lines_of_compared_runs_are_seen_in_a_light_and_a_dark_theme(browser: Browser, place: Path, address: str,
+                                                                         scheme: str) -> None:
+    names = [f"line-{number}" for number in range(6)]
+    for name in names:
+        finished_run(place, name, "red", 20)
+    page = browser.new_page(viewport={"width": 1280, "height": 950})
+    page.set_default_timeout(PATIENCE)
+    opened(page, f"{address}?__theme={scheme}")
+    for name in names:
+        page.locator(f'[data-run="{name}"]').get_by_label("Compare").check()
+    expect(page.locator(".ap-comparison polyline")).to_have_count(6, timeout=PATIENCE)
+    keep(page, f"lines-{scheme}")
+    found = page.evaluate(LINES)
+    assert len(found) == 6 and min(found) >= 3
+    page.close()
+    for name in names:
+        shutil.rmtree(place / "out" / "aprendiz" / name)
+
+
+def test_the_keyboard_stays_where_it_is_when_captions_are_drawn_anew(page: Page, place: Path) -> None:
+    folder = place / "focus"
+    shutil.copytree(place / "fish", folder)
+    fill(page, "data-path", str(folder))
+    page.get_by_text("Change all captions").click()
+    field = page.get_by_label("Find in all captions")
+    field.fill("grey whale")
+    add = page.get_by_role("button", name="Put at the end of all")
+    add.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".ap-note")).to_contain_text("3 captions were changed.", timeout=PATIENCE)
+    page.wait_for_timeout(1000)
+    expect(add).to_be_focused()
