@@ -113,7 +113,8 @@ def make_parser(method: str | None = None) -> tuple[Parser, dict[str, Parser]]:
     usage.speak()
     parser = Parser(prog="python -m aprendiz", allow_abbrev=False,
                     description=say("Teach a diffusion model something new from your own pictures."))
-    parser.add_argument("--version", action="version", version=f"aprendiz {__version__}")
+    parser.add_argument("--version", action="version", version=f"aprendiz {__version__}",
+                        help=say("show program's version number and exit"))
     adder = parser.add_subparsers(title=say("commands"), dest="name_of_command", required=True, metavar="COMMAND")
     parts: dict[str, Parser] = {}
 

@@ -16,7 +16,6 @@ WORDS = (
     "positional arguments",
     "options",
     "show this help message and exit",
-    "show program's version number and exit",
     "argument %(argument_name)s: %(message)s",
     "the following arguments are required: %s",
     "expected one argument",
