@@ -419,10 +419,10 @@ def test_the_frame_of_the_help_is_in_the_persons_language(language: str, words: 
 @pytest.mark.parametrize(("arguments", "answer"), [
     ((), "faltan estos argumentos: COMMAND"),
     (("tell", "run", "halt"), "no existe 'halt' (las opciones son "),
-    (("train", "lora", "--data", "fish", "--rank"), "argumento --rank: necesita un valor"),
-    (("train", "lora", "--data"), "argumento --data: necesita un valor"),
-    (("train", "lora", "--sample-prompts"), "argumento --sample-prompts: necesita al menos un valor"),
-    (("runs", "--json=yes"), "argumento --json: no acepta el valor 'yes'")])
+    (("train", "lora", "--data", "fish", "--rank"), " --rank: necesita un valor"),
+    (("train", "lora", "--data"), " --data: necesita un valor"),
+    (("train", "lora", "--sample-prompts"), " --sample-prompts: necesita al menos un valor"),
+    (("runs", "--json=yes"), " --json: no acepta el valor 'yes'")])
 def test_what_is_wrong_with_arguments_is_told_in_the_persons_language(arguments: Sequence[str], answer: str) -> None:
     done = aprendiz(*arguments, environment={"APRENDIZ_LANGUAGE": "es"})
     assert done.returncode == 2 and answer in done.stderr
