@@ -78,6 +78,24 @@ def test_wrapping_keeps_every_word_where_there_is_room(text: str) -> None:
     assert all(canvas.width_of(line, 13) <= 120 for line in lines)
 
 
+def test_a_text_without_spaces_is_wrapped_without_measuring_it_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+    width_of = canvas.width_of
+
+    def watched(text: str, size: int) -> float:
+        measured.append(len(text))
+        return width_of(text, size)
+
+    monkeypatch.setattr(canvas, "width_of", watched)
+    lines = canvas.wrap("one_tag," * 300, 15, 320)
+    assert len(lines) == 3 and lines[2].endswith("...")
+    assert all(width_of(line, 15) <= 320 < width_of(line + "one", 15) for line in lines)
+    assert sum(measured) < 60 * 2400
+    measured.clear()
+    canvas.wrap("cat " * 20_000, 15, 320)
+    assert len(measured) < 200
+
+
 # The loss.
 
 

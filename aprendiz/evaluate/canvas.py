@@ -5,6 +5,7 @@ Distances are pixels, multiples of 4. Colours are those of the run panel in its 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from functools import cache, lru_cache
 from typing import Any
 
@@ -53,19 +54,15 @@ def wrap(text: str, size: int, width: int, most: int = 3) -> list[str]:
     """A text in lines that fit the width. Too long words are broken; what does not fit into `most` lines ends in '...'."""
     lines = [""]
     for word in text.split():
-        while True:
+        while word and len(lines) <= most:
             longer = f"{lines[-1]} {word}".strip()
             if width_of(longer, size) <= width:
-                lines[-1] = longer
-                break
-            if lines[-1]:
+                lines[-1], word = longer, ""
+            elif lines[-1]:
                 lines.append("")
-                continue
-            fits = next((n for n in range(len(word) - 1, 0, -1) if width_of(word[:n], size) <= width), 1)
-            lines[-1], word = word[:fits], word[fits:]
-            if not word:
-                break
-            lines.append("")
+            else:
+                fits = bisect_right(range(1, len(word)), width, key=lambda n: width_of(word[:n], size)) or 1
+                lines[-1], word = word[:fits], word[fits:]
     if len(lines) > most:
         lines = lines[:most]
         while lines[-1] and width_of(lines[-1] + "...", size) > width:
