@@ -26,7 +26,7 @@ from .settings import BaseSettings
 from .texts import say
 from .views import flags, usage
 from .views.terminal import utf8
-from .worker.attempt import Bug, missing_package
+from .worker.attempt import Bug, missing_package, too_long
 from .worker.messages import COMMANDS
 
 
@@ -51,10 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                      error=str(bug), file=str(bug.log)))
         return 3
     except Exception as error:  # noqa: BLE001 - a traceback belongs in a file, not before a user's eyes
-        lacking = missing_package(error)
-        if lacking is not None:
+        known = missing_package(error) or too_long(error)
+        if known is not None:
             write_traceback(error)
-            complain(str(lacking))
+            complain(str(known))
             return 1
         complain(say("Something went wrong inside Aprendiz ({error}). That is a bug of ours; {file} tells where.",
                      error=f"{type(error).__name__}: {error}", file=str(write_traceback(error))))
@@ -71,7 +71,7 @@ def write_traceback(error: BaseException) -> Path:
     """Put a traceback into the log in the user's data folder, for errors outside a run."""
     file = home() / "log.txt"
     file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "a", encoding="utf-8") as log:
+    with open(file, "a", encoding="utf-8", errors="backslashreplace") as log:
         log.write(f"\n{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(sys.argv)}\n")
         traceback.print_exception(type(error), error, error.__traceback__, file=log)
     return file
@@ -89,8 +89,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def read_arguments(arguments: list[str]) -> argparse.Namespace:
-    """The command and its arguments. Exits with 2 where they are unknown or missing."""
+    """The command and its arguments. Exits with 2 where they are unknown or missing, or no text."""
     parser, parts = make_parser(next((word for word in arguments[1:2] if word.replace("-", "_") in registry.methods()), None))
+    for argument in arguments:
+        legible = argument.encode("utf-8", "backslashreplace").decode("utf-8")
+        if legible != argument:
+            parser.error(say("'{argument}' holds bytes that are no UTF-8. Type it anew, in a terminal that is set to UTF-8.",
+                             argument=legible))
     word = next(iter(arguments), "-")
     close = flags.nearest(word, list(parts))
     if close and word not in parts and not word.startswith("-"):
@@ -106,6 +111,13 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
             of.error(say("There is no flag {flag}.", flag=wrong))
         of.error(say("{word} is one argument too many.", word=wrong))
     return asked
+
+
+def a_path(text: str) -> Path:
+    """A path; an empty one would be the current folder, which nobody means who types nothing."""
+    if not text:
+        raise argparse.ArgumentTypeError(say("it is empty. Name a file or a folder, or leave it out."))
+    return Path(text)
 
 
 def make_parser(method: str | None = None) -> tuple[Parser, dict[str, Parser]]:
@@ -134,9 +146,9 @@ def make_parser(method: str | None = None) -> tuple[Parser, dict[str, Parser]]:
                                 ("check", training.check, say("Check a job and its pictures, and train nothing."))):
         flags.add_flags(add(name, command, help, what), method and method.replace("-", "_"))
     for name in ("quickstart", "train", "check"):
-        parts[name].add_argument("--out", type=Path, default=Path("output"), metavar="FOLDER",
+        parts[name].add_argument("--out", type=a_path, default=Path("output"), metavar="FOLDER",
                                  help=say("Where runs are written. [output]"))
-    run = ("folder", "RUN_DIR", say("The folder of a run."))
+    run = ("run", "RUN", say("The folder of a run, or its name."))
     add("resume", training.resume, say("Go on with a run that was stopped or died."), run)
     _add_generate(add("generate", drawing.generate, say("Draw pictures with a base and with what was learned.")))
     add("studio", studio.studio, say("Draw what is asked for on standard input, the base kept open; for pages."),
@@ -150,23 +162,23 @@ def make_parser(method: str | None = None) -> tuple[Parser, dict[str, Parser]]:
     add("inspect", looking.inspect, say("What a file is, and what of it each host loads."),
         ("file", "FILE", say("A file of weights.")))
     add("runs", following.runs, say("The runs there are, and their state.")).add_argument(
-        "folder", nargs="?", type=Path, metavar="DIR", help=say("An output folder. None: all that were ever used."))
+        "folder", nargs="?", type=a_path, metavar="DIR", help=say("An output folder. None: all that were ever used."))
     add("watch", following.watch,
         say("Follow a run that was started elsewhere: on the page, in a host, in another terminal."), run)
     add("tell", following.tell, say("Steer a run."), run, machine=False).add_argument(
         "what", choices=list(COMMANDS), metavar="|".join(COMMANDS))
-    share_parser = add("share", looking.share, say("Make a folder to publish: file, card, preview, grid; nothing private."),
-                       ("run", "RUN", say("A run's folder, or a file of weights.")))
-    share_parser.add_argument("--out", type=Path, metavar="FOLDER", help=say("The folder to make. [share, in the run's folder]"))
-    share_parser.add_argument("--level", default="public", metavar="public|full|none", help=say("How much is told. [public]"))
+    share = add("share", looking.share, say("Make a folder to publish: file, card, preview, grid; nothing private."),
+                ("run", "RUN", say("A run's folder or name, or a file of weights.")))
+    share.add_argument("--out", type=a_path, metavar="FOLDER", help=say("The folder to make. [share, in the run's folder]"))
+    share.add_argument("--level", default="public", metavar="public|full|none", help=say("How much is told. [public]"))
     add("methods", looking.methods, say("The ways of teaching, with their settings."))
     add("families", looking.families, say("The model families, and what each offers."))
     add("doctor", looking.doctor, say("What this machine can do, what is missing, and the remedy.")).add_argument(
-        "--out", type=Path, default=Path("output"), metavar="FOLDER", help=say("Where runs would be written."))
+        "--out", type=a_path, default=Path("output"), metavar="FOLDER", help=say("Where runs would be written."))
     app = add("app", page.app, say("The page, in a browser on this machine."), machine=False)
     app.add_argument("--port", metavar="N", help=say("Where it is served. [the first free one from 7860 on]"))
-    app.add_argument("--out", type=Path, default=Path("output"), metavar="FOLDER", help=say("Where runs are written. [output]"))
-    app.add_argument("--folder", type=Path, action="append", default=[], metavar="FOLDER",
+    app.add_argument("--out", type=a_path, default=Path("output"), metavar="FOLDER", help=say("Where runs are written. [output]"))
+    app.add_argument("--folder", type=a_path, action="append", default=[], metavar="FOLDER",
                      help=say("A folder that the page may open, beside your home and the current one; may be given "
                               "several times."))
     return parser, parts
@@ -175,8 +187,8 @@ def make_parser(method: str | None = None) -> tuple[Parser, dict[str, Parser]]:
 def _add_generate(parser: Parser) -> None:
     _add_drawing(parser)
     parser.add_argument("--prompt", required=True, metavar="TEXT", help=say("What to draw."))
-    parser.add_argument("--image", type=Path, metavar="FILE", help=say("A picture to start from."))
-    parser.add_argument("--mask", type=Path, metavar="FILE", help=say("White where that picture may change."))
+    parser.add_argument("--image", type=a_path, metavar="FILE", help=say("A picture to start from."))
+    parser.add_argument("--mask", type=a_path, metavar="FILE", help=say("White where that picture may change."))
     parser.add_argument("--strength", metavar="X", help=say("How much of the picture is redone, from 0 to 1. [0.75]"))
     parser.add_argument("--controlnet", action="append", default=[], metavar="FILE[:STRENGTH]",
                         help=say("A ControlNet file and its strength; may be given several times, each with its --control."))
@@ -193,9 +205,9 @@ def _add_maps(parser: Parser) -> None:
     parser.add_argument("--kind", default="canny", metavar="KIND",
                         help=say("canny, scribble, blur, tile, inpaint, color; with models: softedge, pidi, depth, normal, mlsd, "
                                  "seg, openpose. [canny]"))
-    parser.add_argument("--out", type=Path, metavar="FOLDER",
+    parser.add_argument("--out", type=a_path, metavar="FOLDER",
                         help=say("Where they are written. [beside the pictures, as name.cond.png]"))
-    parser.add_argument("--annotators", type=Path, metavar="FOLDER", help=say("The folder of the models."))
+    parser.add_argument("--annotators", type=a_path, metavar="FOLDER", help=say("The folder of the models."))
     for name, start, help in (("canny-low", "100", say("Canny: weaker edges are left out. [100]")),
                               ("canny-high", "200", say("Canny: edges begin where they are stronger than this. [200]")),
                               ("thickness", "0", say("Pixels by which lines are widened on each side. [0]"))):
@@ -218,7 +230,7 @@ def _add_drawing(parser: Parser) -> None:
         parser.add_argument(f"--{name}", metavar=metavar, help=say(knobs(BaseSettings)[name.replace("-", "_")].help))
     parser.add_argument("--lora", action="append", default=[], metavar="FILE[:WEIGHT]",
                         help=say("A LoRA file and its weight; may be given several times."))
-    parser.add_argument("--embedding", action="append", type=Path, default=[], metavar="FILE",
+    parser.add_argument("--embedding", action="append", type=a_path, default=[], metavar="FILE",
                         help=say("An embedding file, called in prompts by its name; may be given several times."))
     for name, metavar, help in (("negative", "TEXT", say("What the picture must not show.")),
                                 ("width", "N", say("Pixels. [the base's own]")),
@@ -228,7 +240,7 @@ def _add_drawing(parser: Parser) -> None:
         parser.add_argument(f"--{name}", metavar=metavar, help=help)
     parser.add_argument("--device", default="auto", help=say("cpu, cuda, cuda:1, mps or xpu. [the fastest there is]"))
     parser.add_argument("--precision", default="auto", help=say("bf16, fp16 or fp32. [the device's own]"))
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE|FOLDER",
+    parser.add_argument("--out", required=True, type=a_path, metavar="FILE|FOLDER",
                         help=say("What to write; nothing is ever overwritten."))
 
 

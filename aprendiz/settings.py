@@ -403,7 +403,7 @@ def contradictions(sections: Mapping[str, Any]) -> list[Problem]:
                                 "as 0.1.",
                                 {"steps": training.validate_every_steps}, "training.validate_every_steps"))
     if data and data.path is None:
-        problems.append(Problem("No pictures were given. Name their folder with --data FOLDER.", {}, "data.path"))
+        problems.append(Problem("No pictures were given. Name the folder that they are in (data).", {}, "data.path"))
     sizes = [("data", "resolution", data and data.resolution), ("samples", "sample_width", samples and samples.sample_width),
              ("samples", "sample_height", samples and samples.sample_height)]
     for section, name, pixels in sizes:

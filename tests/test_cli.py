@@ -102,6 +102,8 @@ def own_files() -> list[Path]:
     (("train", "lora", "more", "--data", "fish"), "more is one argument too many."),
     (("tell", "run", "halt"), "invalid choice: 'halt'"),
     (("generate", "--base", "micro"), "the following arguments are required"),
+    (("generate", "--base", "micro", "--prompt", "a cat", "--out", ""), "argument --out: it is empty."),
+    (("generate", "--base", "micro", "--prompt", "a \udcff cat"), "'a \\udcff cat' holds bytes that are no UTF-8."),
 ])
 def test_unknown_commands_and_flags_and_missing_arguments_exit_with_2(arguments: Sequence[str], answer: str) -> None:
     assert answer in refused(2, *arguments)
@@ -258,7 +260,8 @@ def test_train_prints_its_events_and_the_same_command_answers_with_the_result(tm
     watched = aprendiz("watch", run.folder, "--json")
     assert watched.returncode == 0 and [json.loads(line) for line in watched.stdout.splitlines()] == run.events()
     refusal = aprendiz("tell", run.folder, "stop")
-    assert refusal.returncode == 1 and "fish-lora is not being trained (finished)" in refusal.stderr
+    assert refusal.returncode == 1 and "fish-lora has finished, so nothing can be told to it" in refusal.stderr
+    assert aprendiz("watch", "fish-lora", "--json").stdout == watched.stdout, "its name is enough"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl+C is sent to a process as a signal")

@@ -49,7 +49,7 @@ BAD = [
     ({"epochs": 3}, "Both steps (10) and epochs (3.0) are set. Keep one; the other follows from it."),
     ({"batch_size": 4, "gradient_accumulation": 3}, "batch_size 4 cannot be split into 3 equal parts."),
     ({"validate_every_steps": 10}, "validate_every_steps is 10, but no pictures are kept apart."),
-    ({"data": None}, "No pictures were given. Name their folder with --data FOLDER."),
+    ({"data": None}, "No pictures were given. Name the folder that they are in (data)."),
     ({"resolution": 511}, "resolution is 511, which is no multiple of 8. The nearest is 512."),
     ({"timestep_min": 500, "timestep_max": 100}, "timestep_min 500 is above timestep_max 100. Exchange them."),
     ({"optimizer.optimizer": "adamv"}, "optimizer.optimizer is 'adamv'. It can be: adamw, "),

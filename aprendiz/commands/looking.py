@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import registry
 from ..knobs import kind_words, knobs
+from ..run import find_run
 from ..settings import SECTIONS, BaseSettings
 from ..texts import say
 from ..views import flags
@@ -30,10 +31,12 @@ def share(asked: argparse.Namespace) -> int:
     """Make a folder to publish."""
     from ..formats.share import plan
     from ..formats.share import share as make
-    planned = plan(Path(asked.run), asked.out, asked.level)
+    what = Path(asked.run)
+    what = what if what.is_file() else find_run(asked.run).folder
+    planned = plan(what, asked.out, asked.level)
     if not asked.json:
         put("\n".join(planned.lines()))
-    folder = make(Path(asked.run), asked.out, asked.level)
+    folder = make(what, asked.out, asked.level)
     if asked.json:
         put_json({"folder": str(folder)})
     else:

@@ -16,7 +16,7 @@ from typing import Any
 from .. import registry
 from ..errors import AprendizError, Problem, ProblemsError, SettingsError
 from ..knobs import read
-from ..run import Run, Stopped
+from ..run import Run, Stopped, find_run
 from ..settings import DataSettings, Job
 from ..texts import say
 from ..views import flags
@@ -120,7 +120,7 @@ def teach(run: Run, machine: bool, judge: Callable[[Run, Screen], None] | None =
         if machine:
             screen.show([event for event in run.events() if event["event"] == "finished"][-1])
         elif run.main:
-            screen.line(say("This very job is done already. --again trains it anew."))
+            screen.line(say("This very job is done already. `train` with --again trains it anew."))
     else:
         run.forget_commands()
         try:
@@ -202,7 +202,8 @@ def quickstart(asked: argparse.Namespace) -> int:
 
 def resume(asked: argparse.Namespace) -> int:
     """Go on with a run."""
-    return teach(Run.open(asked.folder, main=int(os.environ.get("RANK", "0")) == 0), asked.json)
+    folder = find_run(asked.run).folder
+    return teach(Run.open(folder, main=int(os.environ.get("RANK", "0")) == 0), asked.json)
 
 
 def check(asked: argparse.Namespace) -> int:
@@ -220,8 +221,8 @@ def check(asked: argparse.Namespace) -> int:
         strict = job.data.strict
         if found.report is not None and not asked.json:
             put("\n".join([*found.report.forecast.lines(), *foreseen(job, found.report.forecast.pictures)]))
-    for problem in problems:
     problems.sort(key=lambda problem: not problem.warning)  # what stops the run last, where it is still in sight
+    for problem in problems:
         tell_problem(problem, asked.json)
     errors = sum(not problem.warning for problem in problems)
     stops = bool(errors or (strict and problems))
