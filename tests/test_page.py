@@ -277,6 +277,24 @@ def test_the_page_comes_up_however_late_its_server_answers(browser: Browser, add
     page.close()
 
 
+def test_nothing_is_drawn_into_a_hosts_page_until_it_is_looked_at(browser: Browser, address: str) -> None:
+    page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
+    script = (ROOT / "javascript" / "aprendiz.js").read_text(encoding="utf-8")
+    body = HOST.replace("SCRIPT", script).replace('id="aprendiz"', 'id="aprendiz" style="display: none"')
+    page.route("**/host", lambda route: route.fulfill(content_type="text/html", body=body))
+    page.add_init_script("""new MutationObserver(() => { window.changes = (window.changes ?? 0) + 1 })
+        .observe(document, {subtree: true, childList: true})""")
+    with page.expect_response("**/aprendiz/missed"):  # what finished meanwhile is placed nevertheless
+        page.goto(f"{address.rstrip('/')}/host", wait_until="load")
+        before = page.evaluate("window.changes")
+    page.wait_for_timeout(1500)
+    assert page.evaluate("window.changes") == before
+    page.evaluate("document.getElementById('aprendiz').style.display = ''")
+    page.locator("#aprendiz-live .ap-runs").wait_for()
+    page.close()
+
+
 def test_that_the_server_does_not_answer_is_told_until_it_does(page: Page) -> None:
     note = page.locator(".ap-silence")
     page.route("**/aprendiz/runs", lambda route: route.abort())

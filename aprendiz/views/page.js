@@ -14,12 +14,17 @@ import {listResults, tryRun, trying} from './page-try.js'
 
 const LIST_EVERY = 3000, EVENTS_EVERY = 1000, IDLE_EVERY = 10000  // milliseconds
 
-/** Put what we draw into the page, again where a host has drawn its part anew. Whether it is there and can be seen. */
-function attach() {
+let styled = null
+const opened = new IntersectionObserver(seen => { if (seen.some(one => one.isIntersecting)) tick() })
+
+/** Put what we draw into the page once it can be seen, again where a host has drawn its part anew. Whether it can be seen. */
+async function attach() {
   const live = find('aprendiz-live')
-  if (!live) return false
+  if (live) opened.observe(live)
+  if (!live?.offsetParent) return false
+  await (styled ||= style())
   if (places.panel.parentNode !== live) live.replaceChildren(silence, state, places.panel, trying(), runs(), pictures())
-  return live.offsetParent !== null
+  return true
 }
 
 // What Gradio's side answers
@@ -94,9 +99,13 @@ function listen() {
   if (find('aprendiz-data-path')?.querySelector('textarea, input')?.value) look(600)
 }
 
+let clock = null, ticking = false
 async function tick() {
+  if (ticking) return
+  ticking = true
+  clearTimeout(clock)
   try {
-    if (!document.hidden && attach()) {
+    if (!document.hidden && await attach()) {
       listen()
       markSettings()  // Gradio tells nobody when it fills a setting in
       if (!shelf.listed) {
@@ -110,7 +119,8 @@ async function tick() {
       askAgain()
     }
   } catch (error) { unheard(error) }
-  setTimeout(tick, EVENTS_EVERY)
+  ticking = false
+  clock = setTimeout(tick, EVENTS_EVERY)
 }
 
 /** Nobody answers, or not as it should: said for as long as it lasts. */
@@ -126,11 +136,15 @@ function heard() {
   wake()
 }
 
-/** How the page looks, asked for until it is there. */
-function style() {
-  const link = make('link', {rel: 'stylesheet', href: at('page.css'), onerror: () => { link.remove(); setTimeout(style, LIST_EVERY) }})
+/** How the page looks, asked for until it is there; done with the first answer. */
+const style = () => new Promise(done => {
+  const link = make('link', {rel: 'stylesheet', href: at('page.css'), onload: done, onerror: () => {
+    link.remove()
+    setTimeout(style, LIST_EVERY)
+    done()
+  }})
   document.head.append(link)
-}
+})
 
 /** What the page is told once, whatever stands in its way. */
 async function words() {
@@ -139,7 +153,6 @@ async function words() {
 }
 
 async function begin() {
-  style()
   Object.assign(told, await words())
   shelf.changed = listResults
   shelf.tried = tryRun
