@@ -76,8 +76,8 @@ class Foresight:
         elif self.seconds is not None:
             told.append(say("Steps: as many as fit into {time}.", time=in_words(self.seconds)))
         if self.needed is not None and self.free is not None:
-            told.append(say("Memory: about {needed} GB of {free} GB free on {device}.", needed=gb(self.needed),
-                            free=gb(self.free), device=self.device))
+            told.append(say("Memory: about {needed} GB beside the program itself, of {free} GB free on {device}.",
+                            needed=gb(self.needed), free=gb(self.free), device=self.device))
             if self.needed > self.free:
                 told.append(say("That is more than is free. Lower resolution, batch size or rank, or close other programs."))
             elif self.fitted:
