@@ -306,6 +306,27 @@ def test_a_file_that_is_no_lora_is_refused_in_words(tmp_path: Path, answers: Not
     answers("a VAE in place of a LoRA", caught.value)
 
 
+NO_NUMBER = float("nan")
+
+
+@pytest.mark.parametrize("suffix, value", [
+    (".alpha", torch.ones(2)), (".alpha", torch.ones(0)), (".alpha", torch.tensor(NO_NUMBER)),
+    (".lora_down.weight", torch.ones(5, 32)), (".lora_down.weight", torch.ones(2)), (".lora_down.weight", torch.tensor(1.0)),
+    (".lora_down.weight", torch.ones(0, 32)), (".lora_up.weight", torch.ones(32)), (".lora_up.weight", torch.ones(32, 2, 3, 3)),
+    (".lora_up.weight", torch.full((32, 2), NO_NUMBER)), (".lora_up.weight", torch.full((32, 2), torch.inf, dtype=torch.half))])
+def test_a_lora_whose_matrices_do_not_fit_or_are_no_numbers_is_refused_in_words(
+        suffix: str, value: torch.Tensor, tmp_path: Path, answers: Note) -> None:
+    sd1 = registry.families()["sd1"].tiny(0)
+    file = kohya.write(tmp_path / "good.safetensors", random_lora(sd1, "attention"), sd1.family, {})
+    tensors = load_file(file)
+    name = sorted(key for key in tensors if key.startswith("lora_unet") and key.endswith(suffix))[0]
+    save_file({**tensors, name: value}, tmp_path / "bad.safetensors")
+    kohya.read(file, sd1.family)
+    with pytest.raises(ModelError, match="bad.safetensors is damaged") as caught:
+        kohya.read(tmp_path / "bad.safetensors", sd1.family)
+    answers(f"a LoRA with {suffix[1:]} of shape {tuple(value.shape)} and values of {value.flatten()[:1].tolist()}", caught.value)
+
+
 def test_a_lokr_is_refused_in_words(tmp_path: Path, answers: Note) -> None:
     save_file({"lora_unet_mid_block_attentions_0_proj_in.lokr_w1": torch.ones(2, 2),
                "lora_unet_mid_block_attentions_0_proj_in.lokr_w2": torch.ones(2, 2)}, tmp_path / "k.safetensors")

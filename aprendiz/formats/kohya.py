@@ -8,6 +8,7 @@ for bfloat16 would round it.
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -156,6 +157,11 @@ def read_all(file: Path, family: Family | None = None) -> LoraFile:
         raise ModelError("{file} is a LoRA of a kind that cannot be read here: {example}. Only plain LoRA (down and up "
                          "matrices) can.",
                          file=file.name, example=unmatched[0], where=str(file))
+    damaged = [f"{one.part}.{one.module}" for one in weights if not sound(one)]
+    if damaged:
+        raise ModelError("{file} is damaged: in {count} of its {total} modules, such as {example}, the matrices do not fit each "
+                         "other, or hold values that are no numbers. Download or copy it again, or choose another.",
+                         file=file.name, count=len(damaged), total=len(weights), example=damaged[0], where=str(file))
     return LoraFile(weights, dict(header.metadata), shown, unmatched)
 
 
@@ -187,7 +193,14 @@ def _weight(spot: tuple[str, str], of_module: Mapping[str, Tensor], alphas: Alph
     up = next((of_module[suffix] for suffix in names.UP if suffix in of_module), None)
     if down is None or up is None or not of_module.keys().isdisjoint((".lora_mid.weight", *names.DORA)):
         return None
-    rank = down.shape[0]
+    rank = down.shape[0] if down.ndim else 0
     part, module = spot
-    alpha = float(of_module[".alpha"]) if ".alpha" in of_module else alphas.of(part, module, rank)
+    told = of_module.get(".alpha")
+    alpha = alphas.of(part, module, rank) if told is None else float(told) if told.numel() == 1 else math.nan
     return LoraWeight(part, names.module_here(part, module), down, up, alpha or float(rank))
+
+
+def sound(one: LoraWeight) -> bool:
+    """Whether a module's matrices fit each other, and all that they hold is numbers."""
+    fits = min(one.down.ndim, one.up.ndim) >= 2 and one.up.shape[1:].numel() == one.down.shape[0] > 0
+    return fits and math.isfinite(one.alpha) and all(bool(torch.isfinite(m.float()).all()) for m in (one.down, one.up))
