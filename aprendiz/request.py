@@ -15,11 +15,13 @@ from .families import Base
 from .formats import png
 from .formats.embedding import Embedding
 from .knobs import knob
+from .nets import clip
 from .nets.controlnet import Control
 from .settings import SAMPLERS
 from .vocabulary import used
 
 SIZE_STEP = 8          # pixels of a latent
+MOST_WEIGHT = 1000     # of words in a prompt; far beyond, text states are no numbers any more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,8 @@ def check(requests: Sequence[Request]) -> None:
     """Raises ProblemsError with everything that is wrong with the requests, each sentence once."""
     found: dict[str, Problem] = {}
     for request in requests:
-        for problem in [*knobs.check(request), *_size_problems(request), *_picture_problems(request)]:
+        for problem in [*knobs.check(request), *_weight_problems(request), *_size_problems(request),
+                        *_picture_problems(request)]:
             found.setdefault(str(problem), problem)
     if found:
         raise ProblemsError(list(found.values()))
@@ -108,6 +111,16 @@ def name_of(base: Base) -> str:
     if path.name == "base" and path.parent.name == "micro":
         return "micro"
     return path.stem if base.source.kind == "file" else path.name
+
+
+def _weight_problems(request: Request) -> list[Problem]:
+    problems = []
+    for name, text in (("prompt", request.prompt), ("negative", request.negative)):
+        strongest = max((abs(weight) for _, weight in clip.parse(text)), default=0.0)
+        if strongest > MOST_WEIGHT:
+            problems.append(Problem("{name} gives some words a weight of {value}. Weights go up to {most}; 0.5 to 1.5 is usual.",
+                                    {"name": name, "value": f"{strongest:.4g}", "most": MOST_WEIGHT}, name))
+    return problems
 
 
 def _size_problems(request: Request) -> list[Problem]:

@@ -86,7 +86,7 @@ def check(asked: Walk) -> None:
         problems.append(Problem("A walk begins with noise, so it takes no picture. Leave --image out.", {}, "image"))
     if problems:
         raise ProblemsError(problems)
-    request.check([asked.request])
+    request.check([replace(asked.request, prompt=prompt) for prompt in asked.prompts])
 
 
 def parameters(base: Base, asked: Walk, loras: Sequence[AppliedLora] = (), words: Sequence[Embedding] = ()) -> Parameters:

@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 
 from aprendiz import generate, registry, samplers
-from aprendiz.commands.drawing import read_count
+from aprendiz.commands.drawing import read_count, weighted
 from aprendiz.errors import AprendizError, ModelError, ProblemsError, RunError, SettingsError
 from aprendiz.families import Base
 from aprendiz.formats import checkpoint, kohya, png
 from aprendiz.generate import draw
-from aprendiz.request import Request, size_of
+from aprendiz.request import Request, check, size_of
 from aprendiz.settings import SAMPLERS, BaseSettings
 
 FAMILIES = ("sd1", "sd2", "sdxl", "tiny_flow")
@@ -131,6 +131,25 @@ def test_a_count_is_one_whole_number(count: str, answers: Callable[[str, object]
     with pytest.raises(SettingsError, match=f"^count is '{count}'. It takes one whole number.$") as caught:
         read_count(Namespace(count=count))
     answers("generate --count " + count, caught.value)
+
+
+def test_a_weight_beyond_all_numbers_is_refused(tmp_path: Path, answers: Callable[[str, object], None]) -> None:
+    file = tmp_path / "fish.safetensors"
+    file.write_bytes(b"")
+    for text in ("1e400", "-1e999"):
+        with pytest.raises(SettingsError, match=f"^The weight '{text}' of .*fish.safetensors is no number.") as caught:
+            weighted(f"{file}:{text}")
+        answers(f"generate --lora fish.safetensors:{text}", str(caught.value).replace(str(tmp_path), "..."))
+    assert weighted(f"{file}:-1e2") == (file, -100.0)
+
+
+@pytest.mark.parametrize("prompt", [f"a (cat:{'9' * 44})", "(((a cat:90):-90):90)", "(" * 20_000 + "a cat"])
+def test_a_prompt_whose_weights_leave_no_numbers_is_refused(prompt: str, answers: Callable[[str, object], None]) -> None:
+    check([small("a (cat:1.5) and ((((a dog))))", negative="(a fish:-2)")])
+    for request in (small(prompt), small("a cat", negative=prompt)):
+        with pytest.raises(ProblemsError, match="Weights go up to 1000") as caught:
+            check([request])
+    answers(f"generate --negative '{prompt[:60]}'", caught.value)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -107,7 +108,8 @@ def read_words(asked: argparse.Namespace, texts: Sequence[str]) -> list[Embeddin
 def weighted(given: str) -> tuple[Path, float]:
     """`FILE[:weight]`, 1 where none is given. Raises SettingsError for a weight that is no number."""
     file, colon, weight = given.rpartition(":")
-    if not colon or Path(given).exists() or not re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", weight):
+    number = re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", weight) is not None and math.isfinite(float(weight))
+    if not colon or Path(given).exists() or not number:
         if colon and Path(file).is_file() and not Path(given).exists():
             raise SettingsError("The weight '{weight}' of {file} is no number. Write one such as {file}:0.8.", weight=weight,
                                 file=file)
