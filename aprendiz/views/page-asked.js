@@ -38,9 +38,11 @@ export function lose() {
 export function askAgain() {
   for (const [id, one] of open) {
     if (Date.now() - one.since < UNANSWERED * 2 ** (one.tries - 1)) continue
-    if (id === START ? one.lost : one.tries === TRIES) open.delete(id)
-    if (id !== START) open.has(id) && press(id)
-    else if (one.lost) note(say('unheard'), true)
+    if (id === START && one.lost) note(say('unheard'), true)
+    if (id === START ? one.lost : one.tries === TRIES) {
+      open.delete(id)
+      if (id !== START) forget()
+    } else if (id !== START) press(id)
   }
 }
 
