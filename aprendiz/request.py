@@ -21,6 +21,7 @@ from .settings import SAMPLERS
 from .vocabulary import used
 
 SIZE_STEP = 8          # pixels of a latent
+LARGEST_SIDE = 8192    # pixels
 MOST_WEIGHT = 1000     # of words in a prompt; far beyond, text states are no numbers any more
 
 
@@ -35,8 +36,8 @@ class Request:
     prompt: str
     negative: str = knob("", "What the picture must not show.")
     seed: int = knob(0, "The picture's noise follows from it; several pictures count up.", min=0, max=2**63 - 1)
-    width: int | None = knob(None, "Width in pixels, a multiple of 8. Off: the base's own.", min=8, max=8192)
-    height: int | None = knob(None, "Height in pixels, a multiple of 8. Off: the base's own.", min=8, max=8192)
+    width: int | None = knob(None, "Width in pixels, a multiple of 8. Off: the base's own.", min=SIZE_STEP, max=LARGEST_SIDE)
+    height: int | None = knob(None, "Height in pixels, a multiple of 8. Off: the base's own.", min=SIZE_STEP, max=LARGEST_SIDE)
     steps: int = knob(20, "Steps of the sampler: the time grows with them; 20 to 30 is enough for most.", min=1, max=1000)
     guidance: float = knob(5.0, "How strictly the picture follows its prompt; 1 is without.", min=1, max=100)
     sampler: str = knob("ddim", "How pictures are drawn out of noise; ddim and euler suit every base.", choices=SAMPLERS)
@@ -67,14 +68,22 @@ def check(requests: Sequence[Request]) -> None:
 
 
 def size_of(base: Base, request: Request) -> tuple[int, int]:
-    """(width, height) in pixels: as asked for, else the given picture's (shrunk to the base's area), else the base's own."""
+    """(width, height) in pixels: as asked for, else of the given picture's shape, else the base's own.
+
+    A given picture of which neither side is asked for is shrunk to the base's area.
+    """
     own = base.resolution
-    if request.image is not None and request.width is None and request.height is None:
-        width, height = request.image.size
+    if request.image is None or (request.width and request.height):
+        return request.width or own, request.height or own
+    width, height = request.image.size
+    if request.width:
+        scale = request.width / width
+    elif request.height:
+        scale = request.height / height
+    else:
         scale = min(1.0, own / math.sqrt(width * height))
-        return tuple(max(SIZE_STEP, round(side * scale / SIZE_STEP) * SIZE_STEP)
-                     for side in (width, height))  # type: ignore[return-value]
-    return request.width or own, request.height or own
+    near = [min(max(1, round(side * scale / SIZE_STEP)) * SIZE_STEP, LARGEST_SIDE) for side in (width, height)]
+    return request.width or near[0], request.height or near[1]
 
 
 def steps_of(request: Request) -> int:

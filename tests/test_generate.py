@@ -242,6 +242,16 @@ def test_the_size_is_as_asked_else_the_pictures_else_the_bases() -> None:
     assert size_of(base, Request(prompt="", width=24, height=16, image=Image.new("RGB", (50, 40)))) == (24, 16)
 
 
+def test_a_side_that_is_not_asked_for_follows_from_the_pictures_shape() -> None:
+    base: Any = SimpleNamespace(resolution=128)
+    tall, thread = Image.new("RGB", (64, 256)), Image.new("RGB", (2, 5000))
+    assert size_of(base, Request(prompt="", image=tall, width=64)) == (64, 256)
+    assert size_of(base, Request(prompt="", image=tall, height=128)) == (32, 128)
+    assert size_of(base, Request(prompt="", image=tall, width=104)) == (104, 416)
+    assert size_of(base, Request(prompt="", image=thread, height=64)) == (8, 64)
+    assert size_of(base, Request(prompt="", image=thread, width=64)) == (64, 8192)
+
+
 @pytest.mark.parametrize("changes,sentences", [
     ({"width": 100}, ["width is 100, which is no multiple of 8. The nearest is 96."]),
     ({"width": 100, "height": 101}, ["width is 100", "height is 101"]),
