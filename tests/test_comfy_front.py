@@ -211,6 +211,10 @@ def test_the_sidebar_shows_runs_steers_them_and_makes_nodes_of_their_settings(vu
     assert isinstance(made["base"], list) and isinstance(made["dataset"], list)
     assert isinstance(queued(page, "AprendizDatasetFolder")["options"], list)
     assert queued(page, "AprendizDatasetOptions")["validation_share"] == 0.2
+    if vue:
+        page.locator("[data-node-id] .lg-node-widgets input").first.wait_for()
+        shown = page.evaluate("[...document.querySelectorAll('[data-node-id] .lg-node-widgets input')].map(one => one.value)")
+        assert {"fish", "0.004"} <= set(shown), "what they draw is what is set"
     assert [command for _, command in host.told] == ["sample", "pause", "save", "stop"]
     page.locator(".aprendiz-back").click()
     row.wait_for()
@@ -436,10 +440,10 @@ def test_the_list_of_runs_is_kept_up_and_works_with_the_keyboard(page: Any, host
     page.wait_for_function(focused, arg=runs.run_id(run.folder))
     host.end(run)  # as when any run ends: the list is made anew
     host.go_on(run, "step 45")
-    page.locator(".aprendiz-side [data-run]", has_text="step 45 of 60").wait_for()
+    row.filter(has_text="step 45 of 60").wait_for()
     assert page.evaluate(focused, runs.run_id(run.folder))
     host.go_on(run, "step 50")  # nobody tells of a step
-    page.locator(".aprendiz-side [data-run]", has_text="step 50 of 60").wait_for()
+    row.filter(has_text="step 50 of 60").wait_for()
     assert page.evaluate(focused, runs.run_id(run.folder))
     page.keyboard.press("Alt+Shift+A")
     asked = len(host.asked)

@@ -365,7 +365,7 @@ function nodeById(id) {
 const root = () => app.rootGraph ?? app.graph
 
 /** Whether a graph is the one in sight: another tab of the page may have queued it, and has nodes of the same ids. */
-const isOpen = id => !isNamed(id) || !isNamed(root()?.id) || id === root().id
+const isOpen = id => !isNamed(id) || !root()?.id || id === root().id
 const isNamed = id => /[1-9a-f]/.test(id ?? '')   // a graph that was cleared has an id of noughts, as every other
 
 // Which run belongs to which node, by the graph's id: a graph in another tab of the page, or one before a change that was undone, does
@@ -409,9 +409,10 @@ function add(type, at, values = {}) {
   const node = globalThis.LiteGraph.createNode(type)
   if (!node) return null
   node.pos = at
+  // Before it is added: early Nodes 2.0 keep the values that a node came with.
+  for (const [name, value] of Object.entries(values)) { const one = widget(node, name); if (one && value !== undefined && value !== null) one.value = value }
   const graph = app.canvas?.graph ?? app.graph   // the one in sight: a subgraph may be open
   graph.add(node)
-  for (const [name, value] of Object.entries(values)) { const one = widget(node, name); if (one && value !== undefined && value !== null) one.value = value }
   return node
 }
 
