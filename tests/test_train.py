@@ -287,6 +287,26 @@ def test_a_lora_goes_on_from_a_file(data: Path, tmp_path: Path) -> None:
         assert torch.allclose(*deltas, atol=2e-5)
 
 
+def test_a_lora_of_several_ranks_goes_on_at_the_largest_and_learns_with_all(data: Path, tmp_path: Path) -> None:
+    before = result(teach(tmp_path / "a", data, steps=4))
+    names = sorted(name.removesuffix(".alpha") for name in before if name.endswith(".alpha"))
+    for i, name in enumerate(names[:-1]):  # one stays of rank 4
+        rank = 1 + i % 2
+        before[f"{name}.lora_down.weight"] = before[f"{name}.lora_down.weight"][:rank].clone()
+        before[f"{name}.lora_up.weight"] = before[f"{name}.lora_up.weight"][:, :rank].clone()
+    file = tmp_path / "unlike.safetensors"
+    save_file(before, file)
+    with pytest.raises(ProblemsError, match="has rank 4, but this job's rank is 2. Set rank to 4."):
+        teach(tmp_path / "b", data, rank=2, continue_from=str(file))
+    kept = result(teach(tmp_path / "c", data, steps=1, learning_rate=0.0, weight_decay=0.0, continue_from=str(file)))
+    learned = result(teach(tmp_path / "d", data, steps=2, continue_from=str(file)))
+    for name in names:
+        deltas = [one[f"{name}.lora_up.weight"].flatten(1).float() @ one[f"{name}.lora_down.weight"].flatten(1).float()
+                  * float(one[f"{name}.alpha"]) / len(one[f"{name}.lora_down.weight"]) for one in (before, kept)]
+        assert torch.allclose(*deltas, atol=2e-5)
+        assert learned[f"{name}.lora_down.weight"].shape[0] == 4 and bool(learned[f"{name}.lora_up.weight"].any(0).all())
+
+
 def test_a_lora_of_another_rank_or_reach_is_refused_in_one_sentence(data: Path, tmp_path: Path) -> None:
     first = teach(tmp_path / "a", data, targets="all", steps=1)
     with pytest.raises(ProblemsError, match="Set rank to 4"):  # told before anything loads

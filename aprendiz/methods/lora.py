@@ -100,18 +100,19 @@ class Lora(Method):
         return {part: names for part, names in targets.items() if wanted.get(part, self.settings.train_text_encoder) and names}
 
     def _continue(self, file: Path) -> None:
-        """Take over the weights of a LoRA file; modules it lacks stay fresh."""
+        """Take over the weights of a LoRA file; modules it lacks stay fresh, and so do ranks that a module of it lacks."""
         import torch
         weights = continued(file, self.settings.rank, self.base.family)
         taken = 0
         with torch.no_grad():
             for one in weights:
                 layer = self.layers.get(one.part, {}).get(one.module)
-                if layer is None or layer.down.shape != one.down.shape or layer.up.shape != one.up.shape:
+                rank = one.down.shape[0]
+                if layer is None or layer.down[:rank].shape != one.down.shape or layer.up[:, :rank].shape != one.up.shape:
                     continue
-                layer.down.copy_(one.down)
+                layer.down[:rank] = one.down
                 # Its own scale moves into the matrix, so that this job's alpha means what it says.
-                layer.up.copy_(one.up.float() * (one.alpha / one.down.shape[0] / self.scale))
+                layer.up[:, :rank] = one.up.float() * (one.alpha / rank / self.scale)
                 taken += 1
         if taken < len(weights):
             raise ModelError("{file} holds {count} modules that this job would not train, such as those of other targets or of "
@@ -164,13 +165,13 @@ class Lora(Method):
 
 
 def continued(file: Path, rank: int, family: Family) -> list[LoraWeight]:
-    """The weights of a LoRA file that a job of this rank can go on from. Raises ModelError."""
+    """The weights of a LoRA file that a job of this rank can go on from: its modules' largest. Raises ModelError."""
     from ..formats import kohya
     weights, _ = kohya.read(file, family)
-    ranks = {one.down.shape[0] for one in weights}
-    if ranks != {rank}:
+    largest = max(one.down.shape[0] for one in weights)
+    if largest != rank:
         raise ModelError("{file} has rank {found}, but this job's rank is {rank}. Set rank to {found}.",
-                         file=file.name, found=", ".join(str(r) for r in sorted(ranks)), rank=rank, where="method.rank")
+                         file=file.name, found=largest, rank=rank, where="method.rank")
     return weights
 
 
