@@ -13,6 +13,7 @@ from .data.prior import prompts_from
 from .errors import AprendizError, Problem
 from .formats import checkpoint, loading
 from .prepare import Checked, bucket_step, prior_folder, resolution, told
+from .request import heavy_words
 from .run import Run
 from .samplers import LCM_STEPS
 
@@ -84,12 +85,16 @@ def check(job: Job, output: Path) -> Checked:
 
 
 def sampling(job: Job) -> list[Problem]:
-    """What the sampler has against the number of its steps."""
+    """What the sampler has against the number of its steps, and what no prompt may give its words."""
     asked = job.samples
+    found = [problem for name, prompts in (("samples.sample_prompts", asked.sample_prompts),
+                                           ("samples.negative_prompt", (asked.negative_prompt,)),
+                                           ("prior.prompts", job.prior.prompts))
+             for prompt in prompts for problem in heavy_words(name.partition(".")[2], prompt, name)]
     if asked.sampler != "lcm" or asked.sampler_steps <= LCM_STEPS:
-        return []
-    return [Problem("sampler_steps is {value}, but the sampler lcm takes at most {most}. Eight are plenty for it.",
-                    {"value": asked.sampler_steps, "most": LCM_STEPS}, "samples.sampler_steps")]
+        return found
+    return [*found, Problem("sampler_steps is {value}, but the sampler lcm takes at most {most}. Eight are plenty for it.",
+                            {"value": asked.sampler_steps, "most": LCM_STEPS}, "samples.sampler_steps")]
 
 
 def changed(folder: Path, dataset: Dataset) -> list[Problem]:

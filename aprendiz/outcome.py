@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from torch import Tensor
 
-from .errors import ModelError
+from .errors import ModelError, ProblemsError
 from .evaluate.report import condition_file, sample_file, write_report
 from .evaluate.scores import Scores
 from .formats import checkpoint, graph, metadata, png
@@ -35,7 +35,8 @@ def draw_samples(lesson: Lesson, step: int, values: Tensor) -> list[Path]:
     try:
         with lesson.arena.showing(values), lesson.on_device():
             pictures = draw(lesson.base, lesson.samples)
-    except ModelError as error:  # a network that gives no numbers, or a base that is not there any more, or not the same
+    except (ModelError, ProblemsError) as error:
+        # A network that gives no numbers, a base that is not there any more, or not the same; a caption that is no prompt.
         lesson.run.say("No samples were drawn at step {step}: {reason} The training goes on.", warning=True, step=step,
                        reason=str(error))
         return []

@@ -60,8 +60,8 @@ def check(requests: Sequence[Request]) -> None:
     """Raises ProblemsError with everything that is wrong with the requests, each sentence once."""
     found: dict[str, Problem] = {}
     for request in requests:
-        for problem in [*knobs.check(request), *_weight_problems(request), *_size_problems(request),
-                        *_picture_problems(request)]:
+        for problem in [*knobs.check(request), *heavy_words("prompt", request.prompt),
+                        *heavy_words("negative", request.negative), *_size_problems(request), *_picture_problems(request)]:
             found.setdefault(str(problem), problem)
     if found:
         raise ProblemsError(list(found.values()))
@@ -122,14 +122,13 @@ def name_of(base: Base) -> str:
     return path.stem if base.source.kind == "file" else path.name
 
 
-def _weight_problems(request: Request) -> list[Problem]:
-    problems = []
-    for name, text in (("prompt", request.prompt), ("negative", request.negative)):
-        strongest = max((abs(weight) for _, weight in clip.parse(text)), default=0.0)
-        if strongest > MOST_WEIGHT:
-            problems.append(Problem("{name} gives some words a weight of {value}. Weights go up to {most}; 0.5 to 1.5 is usual.",
-                                    {"name": name, "value": f"{strongest:.4g}", "most": MOST_WEIGHT}, name))
-    return problems
+def heavy_words(name: str, text: str, where: str = "") -> list[Problem]:
+    """That a prompt gives words more weight than text states can bear. where: the setting, if it is not `name`."""
+    strongest = max((abs(weight) for _, weight in clip.parse(text)), default=0.0)
+    if strongest <= MOST_WEIGHT:
+        return []
+    return [Problem("{name} gives some words a weight of {value}. Weights go up to {most}; 0.5 to 1.5 is usual.",
+                    {"name": name, "value": f"{strongest:.4g}", "most": MOST_WEIGHT}, where or name)]
 
 
 def _size_problems(request: Request) -> list[Problem]:

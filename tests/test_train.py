@@ -189,6 +189,25 @@ def test_validation_samples_and_saves_come_when_due(data: Path, tmp_path: Path) 
     assert {file.name for file in run.report.iterdir()} == {"grid.png", "loss.png", "scores.json"}
 
 
+def test_weights_that_leave_no_numbers_are_told_of_before_anything_loads(data: Path, tmp_path: Path,
+                                                                        answers: Callable[[str, object], None]) -> None:
+    heavy = {"sample_prompts": ["a fish", "a (cat:2000)"], "negative_prompt": "(a dog:-1001)",
+             "prior": {"pictures": 1, "prompts": ["a red square", "((((a red square:10):10):10):10)"]}}
+    with pytest.raises(ProblemsError) as caught:
+        teach(tmp_path, data, **heavy)
+    answers("train with heavy words in prompts of samples and prior pictures", caught.value)
+    assert [problem.where for problem in caught.value.problems] == ["samples.sample_prompts", "samples.negative_prompt",
+                                                                    "prior.prompts"]
+
+
+def test_a_caption_that_cannot_be_drawn_is_learned_all_the_same(tmp_path: Path) -> None:
+    data = pictures(tmp_path / "red", 1)
+    (data / "0.txt").write_text("a (fish:2000)", encoding="utf-8")
+    run = teach(tmp_path / "out", data, steps=1, sample_prompts=[])
+    told = [event["text"] for event in run.events() if event["event"] == "warning"]
+    assert run.file.is_file() and any(text.startswith("No samples were drawn at step 0") for text in told)
+
+
 def test_samples_may_have_a_size_of_their_own(data: Path, tmp_path: Path) -> None:
     run = teach(tmp_path, data, steps=1, sample_width=64, sample_height=96)
     for name in ("step-000000-0.png", "step-000001-0.png"):
