@@ -86,7 +86,8 @@ def check(asked: Walk) -> None:
         problems.append(Problem("A walk begins with noise, so it takes no picture. Leave --image out.", {}, "image"))
     if problems:
         raise ProblemsError(problems)
-    request.check([replace(asked.request, prompt=prompt) for prompt in asked.prompts])
+    request.check([*(replace(asked.request, prompt=prompt) for prompt in asked.prompts),
+                   *(replace(asked.request, seed=seed) for seed in asked.seeds)])
 
 
 def parameters(base: Base, asked: Walk, loras: Sequence[AppliedLora] = (), words: Sequence[Embedding] = ()) -> Parameters:

@@ -121,6 +121,7 @@ def test_an_mp4_without_ffmpeg_names_what_to_install(
     ({"prompts": ("a cat",), "seeds": (1,)}, "A walk needs somewhere to go"),
     ({"prompts": ()}, "A walk needs a prompt"),
     ({"seeds": (1, -2)}, "The seeds are 1, -2."),
+    ({"seeds": (1, 2**63)}, "seed is 9223372036854775808. It must lie between 0 and 9223372036854775807."),
     ({"frames": 1}, "frames is 1. It must lie between 2"),
     ({"request": replace(SMALL, width=30)}, "width is 30, which is no multiple of 8."),
     ({"request": replace(SMALL, image=Image.new("RGB", (8, 8)))}, "A walk begins with noise"),
