@@ -238,9 +238,15 @@ def test_what_is_wrong_stands_beside_the_setting_and_the_picture_it_concerns(pag
     assert (place / "trouble" / "fish-01.txt").read_text(encoding="utf-8") == "a blue fish\n"
     fill(page, "training-steps", "5")
     fill(page, "optimizer-learning-rate", "1e-4")
+    Image.new("RGB", (40, 40)).save(place / "trouble" / "tiny.png")  # what only a check finds: it reads every picture
+    (place / "trouble" / "tiny.txt").write_text("a small thing", encoding="utf-8")
     page.locator("#aprendiz-check").click()
     expect(page.locator("#aprendiz-summary")).to_contain_text("This can be trained.", timeout=PATIENCE)
     expect(page.locator("#aprendiz-summary")).to_contain_text("Steps: 5")
+    expect(page.locator("#aprendiz-estimate")).to_contain_text("Memory: about", timeout=PATIENCE)
+    expect(page.locator("#aprendiz-summary")).not_to_contain_text("Memory:")  # once is enough
+    expect(page.locator("#aprendiz-live figure").first).to_contain_text("tiny.png is only 40 x 40 pixels", timeout=PATIENCE)
+    expect(page.locator("#aprendiz-counted")).to_have_text("4 pictures, 4 with a caption, 1 need you")
     fill(page, "data-path", str(place / "nowhere"))
     expect(page.locator("#aprendiz-data-path .ap-problem")).to_contain_text("There is no folder", timeout=PATIENCE)
 

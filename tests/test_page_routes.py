@@ -679,7 +679,10 @@ def test_every_setting_is_a_control_and_comes_back_as_it_was() -> None:
     back = controls.job_values("lora", zip(found, shown))
     assert Job.read(back) == job
     plain = Job.read({"data": "p"})
-    assert Job.read(controls.job_values("lora", zip(found, controls.filled(found, plain.values())))) == plain
+    filled = controls.filled(found, plain.values())
+    assert Job.read(controls.job_values("lora", zip(found, filled))) == plain
+    nothing = controls.filled(found, {"data": {"path": "p"}, "output": {"name": plain.output.name}})
+    assert [one.where for one, is_, was in zip(found, filled, nothing) if is_ != was] == [], "nothing is set that nobody has set"
 
 
 @pytest.mark.parametrize("tag", ["es", "pt-BR"])

@@ -14,7 +14,7 @@ from typing import Any
 from .. import registry
 from ..errors import Problem
 from ..knobs import Knob, kinds, knobs
-from ..settings import SECTIONS
+from ..settings import SECTIONS, Job
 from ..texts import label, language, say
 from .flags import parse
 
@@ -95,7 +95,7 @@ class Control:
     @property
     def empty(self) -> str:
         """What an empty control means."""
-        return OFF if self.default is None and str not in kinds(self.settings)[self.name][0] else ""
+        return say("off") if self.default is None and str not in kinds(self.settings)[self.name][0] else ""
 
     def shown(self, value: Any) -> Any:
         """A setting's value as its control has it."""
@@ -148,12 +148,18 @@ def job_values(method: str, given: Iterable[tuple[Control, Any]]) -> dict[str, d
 
 
 def filled(order: Sequence[Control], values: Mapping[str, Any]) -> list[Any]:
-    """What stands in the controls for a job's values; what they do not say has its default."""
+    """What stands in the controls for a job's values.
+
+    What they do not say has its default; so has what any job of that method has where nothing was set, or it would stay so under
+    another method.
+    """
     method = str(values.get("method", {}).get("name", ""))
+    usual = Job.read({"method": {"name": method}, "data": {"path": "."}}).values() if method in registry.methods() else {}
     told = []
     for control in order:
         section = values.get(control.section, {}) if control.method in ("", method) else {}
-        told.append(control.shown(section.get(control.name, control.default)))
+        value = section.get(control.name, control.default)
+        told.append(control.shown(control.default if value == usual.get(control.section, {}).get(control.name) else value))
     return told
 
 

@@ -77,11 +77,11 @@ class Page:
         gr = self.gr
         found = controls()
         names = list(registry.methods())
-        titles = {method.title: name for name, method in registry.methods().items()}
+        titles = {say(method.title): name for name, method in registry.methods().items()}
         first = names[0]
         basic = [control for control in found if control.knob.level == "basic"]
         self._add([control for control in basic if control.section == "base"])
-        self.method = gr.Dropdown(label=say("Method"), choices=list(titles), value=registry.methods()[first].title,
+        self.method = gr.Dropdown(label=say("Method"), choices=list(titles), value=say(registry.methods()[first].title),
                                   elem_id="aprendiz-method-name", info=say("The way of teaching."))
         with gr.Row():
             preset = gr.Dropdown(label=say("Preset"), choices=preset_titles(first), value=preset_titles(first)[0],
@@ -98,7 +98,7 @@ class Page:
         folded: dict[str, Any] = {}
         for name in names:
             accordion = {"open": False, "elem_id": f"aprendiz-section-{name.replace('_', '-')}"}
-            with gr.Column(visible=name == first) as folded[name], gr.Accordion(registry.methods()[name].title, **accordion):
+            with gr.Column(visible=name == first) as folded[name], gr.Accordion(say(registry.methods()[name].title), **accordion):
                 self._add([control for control in found if control.method == name and control not in basic])
         for section in SECTIONS:
             rest = [control for control in found if control.section == section and control not in basic]

@@ -28,8 +28,9 @@ export async function loadPictures(values, more = false, silent = () => {}) {
     const found = await insist('pictures', {values, from: more ? album.shown.length : 0, count: PAGE, first: album.first},
       {patience: LISTED, wanted, silent})
     if (!found) return
-    Object.assign(album, {...found, shown: more ? [...album.shown, ...found.pictures] : found.pictures, other: found.problems,
-      tags: found.tags ?? album.tags, pictures: undefined})
+    const {problems: other, pictures: here, ...counts} = found
+    if (counts.folder !== album.folder) album.problems = {}  // those that Check told were another folder's
+    Object.assign(album, {...counts, shown: more ? [...album.shown, ...here] : here, other, tags: found.tags ?? album.tags})
     for (const problem of root().querySelectorAll('#aprendiz-data-path .ap-problem')) problem.remove()
     if (more && part.body.querySelector('.ap-grid')) return drawMore(found.pictures)
   } catch (error) {

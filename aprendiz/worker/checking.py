@@ -39,7 +39,7 @@ def estimate(values: dict[str, Any], pictures: int) -> dict[str, Any]:
 
 
 def check(values: dict[str, Any], output: Path) -> dict[str, Any]:
-    """What is wrong with a job as it would be written into `output`, and what it comes to."""
+    """What is wrong with a job as it would be written into `output`, and what its pictures come to; `estimate` tells the rest."""
     forecast: dict[str, Any] = {}
     try:
         job = Job.read(values)
@@ -53,7 +53,7 @@ def check(values: dict[str, Any], output: Path) -> dict[str, Any]:
             told = found.report.forecast
             forecast = {"pictures": told.pictures, "steps": told.steps, "epochs": told.epochs, "seconds": told.seconds,
                         "disk_bytes": told.cache_bytes + told.checkpoint_bytes,
-                        "lines": [*told.lines(), *(estimate(values, told.pictures)["lines"] if told.pictures else [])]}
+                        "lines": told.lines()}
     return {"problems": [plain(problem) for problem in problems], "forecast": forecast}
 
 
