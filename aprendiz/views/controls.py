@@ -7,6 +7,7 @@ wrong, so a control refuses nothing. Standard library only: hosts import this.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -21,6 +22,7 @@ from .flags import parse
 OFF, YES, NO = "off", "yes", "no"
 LONG = ("sample_prompts", "prompts", "negative_prompt", "caption")  # texts that want room
 PATHS = {"base.path": Problem("Base"), "data.path": Problem("Pictures")}
+EXAMPLE = r"C:\Users\me\Pictures\vase" if os.name == "nt" else "/home/me/pictures/vase"
 EXACT = 2**31  # whole numbers up to here are typed into a field for numbers
 
 
@@ -94,7 +96,9 @@ class Control:
 
     @property
     def empty(self) -> str:
-        """What an empty control means."""
+        """What an empty control means, or wants."""
+        if self.where == "data.path":
+            return say("The full path of a folder, such as {example}", example=EXAMPLE)
         return say("off") if self.default is None and str not in kinds(self.settings)[self.name][0] else ""
 
     def shown(self, value: Any) -> Any:

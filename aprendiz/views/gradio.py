@@ -85,11 +85,11 @@ class Page:
                                   elem_id="aprendiz-method-name", info=say("The way of teaching."))
         with gr.Row():
             preset = gr.Dropdown(label=say("Preset"), choices=preset_titles(first), value=preset_titles(first)[0],
-                                 elem_id="aprendiz-preset", min_width=120,
+                                 elem_id="aprendiz-preset", min_width=200,
                                  info=say("Fills in settings that go well together; change them as you like."))
             card = gr.Dropdown(label=say("Card"), choices=[say("As it is"), *(one.title for one in cards())],
                                value=say("As it is"),
-                               elem_id="aprendiz-card", min_width=120, info=say("Batch and memory, by the size of your card."))
+                               elem_id="aprendiz-card", min_width=200, info=say("Batch and memory, by the size of your card."))
         self._add([control for control in basic if control.section not in ("base", "method")])
         own: dict[str, Any] = {}
         for name in names:
