@@ -41,7 +41,8 @@ window.aprendizPage = {
       note('')
       choose(answer.started)
       listRuns().catch(() => {})
-      places.panel.scrollIntoView({block: 'nearest'})
+      const {top} = places.panel.getBoundingClientRect()  // on a narrow window below all settings
+      if (top < 0 || top > window.innerHeight / 2) places.panel.scrollIntoView({block: 'start'})
     } else if (answer.check) check(answer.check)
     else if (answer.look) lookAgain(answer.look).then(() => estimate(answer.look))
     else if (answer.filled) { clearProblems(); note(say('filled', {name: answer.filled})); setTimeout(() => { markSettings(); press('aprendiz-look') }, 300) }
