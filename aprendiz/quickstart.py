@@ -62,9 +62,9 @@ def settings(pictures: Path) -> dict[str, object]:
         "method": {"name": "lora", "rank": 8, "targets": "all", "train_text_encoder": True},
         "objective": {"noise_offset": 0.2},  # as the base was made
         "optimizer": {"learning_rate": 4e-3, "schedule": "linear", "warmup_steps": 20, "final_rate": 0.1},
-        "training": {"steps": 350, "batch_size": 8, "save_every_steps": 175},
+        "training": {"steps": 300, "batch_size": 8, "save_every_steps": 150},
         "samples": {"sample_prompts": ["a large red fish on a white background", "a large blue fish on a yellow background",
                                        "a large green fish on a pink background", "a green circle on a white background"],
-                    "sample_every_steps": 175, "guidance": 4.0},
+                    "sample_every_steps": 150, "guidance": 4.0},
         "output": {"name": NAME},
     }
