@@ -22,7 +22,7 @@ from .flags import parse
 OFF, YES, NO = "off", "yes", "no"
 LONG = ("sample_prompts", "prompts", "negative_prompt", "caption")  # texts that want room
 PATHS = {"base.path": Problem("Base"), "data.path": Problem("Pictures")}
-EXAMPLE = r"C:\Users\me\Pictures\vase" if os.name == "nt" else "/home/me/pictures/vase"
+EXAMPLE = r"C:\Users\me\Pictures\vase" if os.name == "nt" else "~/pictures/vase"
 EXACT = 2**31  # whole numbers up to here are typed into a field for numbers
 
 
