@@ -13,9 +13,8 @@ from .data.prior import prompts_from
 from .errors import AprendizError, Problem
 from .formats import checkpoint, loading
 from .prepare import Checked, bucket_step, prior_folder, resolution, told
-from .request import heavy_words
+from .request import heavy_words, too_many_steps
 from .run import Run
-from .samplers import LCM_STEPS
 
 if TYPE_CHECKING:
     from .data.folder import Dataset
@@ -90,11 +89,8 @@ def sampling(job: Job) -> list[Problem]:
     found = [problem for name, prompts in (("samples.sample_prompts", asked.sample_prompts),
                                            ("samples.negative_prompt", (asked.negative_prompt,)),
                                            ("prior.prompts", job.prior.prompts))
-             for prompt in prompts for problem in heavy_words(name.partition(".")[2], prompt, name)]
-    if asked.sampler != "lcm" or asked.sampler_steps <= LCM_STEPS:
-        return found
-    return [*found, Problem("sampler_steps is {value}, but the sampler lcm takes at most {most}. Eight are plenty for it.",
-                            {"value": asked.sampler_steps, "most": LCM_STEPS}, "samples.sampler_steps")]
+             for prompt in prompts for problem in heavy_words(prompt, name)]
+    return [*found, *too_many_steps(asked.sampler, asked.sampler_steps, "samples.sampler_steps")]
 
 
 def changed(folder: Path, dataset: Dataset) -> list[Problem]:

@@ -60,8 +60,9 @@ def check(requests: Sequence[Request]) -> None:
     """Raises ProblemsError with everything that is wrong with the requests, each sentence once."""
     found: dict[str, Problem] = {}
     for request in requests:
-        for problem in [*knobs.check(request), *heavy_words("prompt", request.prompt),
-                        *heavy_words("negative", request.negative), *_size_problems(request), *_picture_problems(request)]:
+        for problem in [*knobs.check(request), *heavy_words(request.prompt, "prompt"), *heavy_words(request.negative, "negative"),
+                        *_size_problems(request), *_picture_problems(request),
+                        *too_many_steps(request.sampler, request.steps, "steps")]:
             found.setdefault(str(problem), problem)
     if found:
         raise ProblemsError(list(found.values()))
@@ -122,13 +123,13 @@ def name_of(base: Base) -> str:
     return path.stem if base.source.kind == "file" else path.name
 
 
-def heavy_words(name: str, text: str, where: str = "") -> list[Problem]:
-    """That a prompt gives words more weight than text states can bear. where: the setting, if it is not `name`."""
+def heavy_words(text: str, where: str) -> list[Problem]:
+    """That a prompt gives words more weight than text states can bear; where: the setting that it is."""
     strongest = max((abs(weight) for _, weight in clip.parse(text)), default=0.0)
     if strongest <= MOST_WEIGHT:
         return []
     return [Problem("{name} gives some words a weight of {value}. Weights go up to {most}; 0.5 to 1.5 is usual.",
-                    {"name": name, "value": f"{strongest:.4g}", "most": MOST_WEIGHT}, where or name)]
+                    {"name": where.rpartition(".")[2], "value": f"{strongest:.4g}", "most": MOST_WEIGHT}, where)]
 
 
 def _size_problems(request: Request) -> list[Problem]:
@@ -149,7 +150,12 @@ def _picture_problems(request: Request) -> list[Problem]:
     elif request.mask is not None and request.image is not None and request.mask.size != request.image.size:
         sizes = {"mask": "{} x {}".format(*request.mask.size), "image": "{} x {}".format(*request.image.size)}
         problems.append(Problem("The mask is {mask} pixels and the picture {image}. Make them the same size.", sizes, "mask"))
-    if request.sampler == "lcm" and request.steps > samplers.LCM_STEPS:
-        problems.append(Problem("steps is {value}, but the sampler lcm takes at most {most}. Eight are plenty for it.",
-                                {"value": request.steps, "most": samplers.LCM_STEPS}, "steps"))
     return problems
+
+
+def too_many_steps(sampler: str, steps: int, where: str) -> list[Problem]:
+    """That a sampler takes no such number of steps; where: the setting that says it."""
+    if sampler != "lcm" or steps <= samplers.LCM_STEPS:
+        return []
+    return [Problem("{name} is {value}, but the sampler lcm takes at most {most}. Eight are plenty for it.",
+                    {"name": where.rpartition(".")[2], "value": steps, "most": samplers.LCM_STEPS}, where)]
