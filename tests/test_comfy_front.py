@@ -107,6 +107,15 @@ PANEL = ("(() => { const node = app.graph._nodes.find(one => one.type === 'Apren
          "return node?.aprendiz_place?.querySelector('aprendiz-run')?.shadowRoot })()")
 
 
+def run_on_its_node(page: Any, host: PageHost, name: str) -> Any:
+    """A run of a new node, whose panel shows its twentieth step."""
+    run = host.begin(name)
+    host.start(run, training_node(page))
+    host.go_on(run, "step 20")
+    page.wait_for_function(f"{PANEL}?.querySelector('.figures')?.textContent.startsWith('step 20 of 60')")
+    return run
+
+
 def turn(page: Any, vue: bool, words: str) -> None:
     """Press the button of these words on the first node; on the classic canvas, where it is drawn, by its function."""
     if vue:
@@ -334,10 +343,7 @@ def test_a_run_keeps_its_panel_when_changes_before_it_are_undone_and_done_again(
 
 @MODES
 def test_a_copy_of_a_node_does_not_show_the_run_of_the_first(vue: bool, page: Any, host: PageHost) -> None:
-    run = host.begin(f"copied-{vue}")
-    host.start(run, training_node(page))
-    host.go_on(run, "step 20")
-    page.wait_for_function(f"{PANEL}?.querySelector('.figures')?.textContent.startsWith('step 20 of 60')")
+    run = run_on_its_node(page, host, f"copied-{vue}")
     page.evaluate("{ const node = app.graph._nodes[0]; app.canvas.selectNode(node); app.canvas.copyToClipboard([node]); "
                   "app.canvas.pasteFromClipboard() }")
     page.wait_for_function("app.graph._nodes.length === 2")
@@ -348,10 +354,7 @@ def test_a_copy_of_a_node_does_not_show_the_run_of_the_first(vue: bool, page: An
 
 
 def test_a_node_that_is_taken_out_and_put_back_follows_its_run_again(page: Any, host: PageHost) -> None:
-    run = host.begin("put-back")
-    host.start(run, training_node(page))
-    host.go_on(run, "step 20")
-    page.wait_for_function(f"{PANEL}?.querySelector('.figures')?.textContent.startsWith('step 20 of 60')")
+    run = run_on_its_node(page, host, "put-back")
     page.evaluate("() => { window.node = app.graph._nodes[0]; app.graph.remove(node) }")
     asked = len(host.asked)
     page.wait_for_timeout(2500)
@@ -453,10 +456,7 @@ def test_the_list_of_runs_is_kept_up_and_works_with_the_keyboard(page: Any, host
 
 
 def test_a_panel_says_that_the_server_is_away_and_comes_back_with_it(page: Any, host: PageHost) -> None:
-    run = host.begin("away")
-    host.start(run, training_node(page))
-    host.go_on(run, "step 20")
-    page.wait_for_function(f"{PANEL}?.querySelector('.figures')?.textContent.startsWith('step 20 of 60')")
+    run = run_on_its_node(page, host, "away")
     page.route("**/aprendiz/runs/*/events**", lambda route: route.abort())
     away = page.get_by_text("The host does not answer.")
     away.wait_for()
@@ -472,10 +472,7 @@ def test_a_panel_says_that_the_server_is_away_and_comes_back_with_it(page: Any, 
 
 @MODES
 def test_a_run_that_is_gone_leaves_its_node_and_the_sidebar(vue: bool, page: Any, host: PageHost) -> None:
-    run = host.begin(f"gone-{vue}")
-    host.start(run, training_node(page))
-    host.go_on(run, "step 20")
-    page.wait_for_function(f"{PANEL}?.querySelector('.figures')?.textContent.startsWith('step 20 of 60')")
+    run = run_on_its_node(page, host, f"gone-{vue}")
     saved = page.evaluate("JSON.stringify(app.graph.serialize())")
     page.keyboard.press("Alt+Shift+A")
     page.locator(".aprendiz-side [data-run]", has_text=run.name).click()

@@ -53,8 +53,10 @@ def test_a_run_pauses_for_a_prompt_that_finds_no_room_beside_it_and_goes_on_when
     assert next(event for event in news if event["event"] == "paused")["by"] == "host"
     told = run.folder / "commands.jsonl"
     size = told.stat().st_size
-    while told.stat().st_size == size:  # still at it: the pause is asked for again
+    until = time.monotonic() + 60
+    while told.stat().st_size == size and time.monotonic() < until:
         time.sleep(0.1)
+    assert told.stat().st_size > size, "still at it: the pause is asked for again"
     assert run.state == "paused" and host.freed == ["soon"]
     host.prompt = None
     assert next(event for event in news if event["event"] in ("paused", "resumed"))["event"] == "resumed"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 from test_page import PATIENCE, address, browser, fill, finished_run, keep, opened, page, place
-from test_page_silence import until
+from test_page_silence import first_waits, until
 
 from aprendiz.run import Run
 from aprendiz.settings import Job
@@ -31,15 +31,7 @@ def test_a_run_that_is_chosen_anew_while_it_is_read_is_shown_whole(page: Page, p
             run.event("step", step=step, steps=500, loss=0.5)
         opened(page, address)
         page.locator("aprendiz-run").get_by_text("step 8 of 500").first.wait_for()
-        waiting: list[Route] = []
-
-        def answer(route: Route) -> None:
-            """The first waits."""
-            waiting.append(route)
-            if len(waiting) > 1:
-                route.continue_()
-
-        page.route("**/runs/whole/events*", answer)
+        waiting = first_waits(page, "**/runs/whole/events*")
         until(page, lambda: len(waiting) > 0)
         page.locator('[data-run="whole"] .ap-open').click()
         page.wait_for_timeout(200)

@@ -32,6 +32,19 @@ def look_at(page: Page, place: Path, name: str) -> Path:
     return folder
 
 
+def first_waits(page: Page, address: str) -> list[Route]:
+    """The requests to come for an address; the first of them is left to wait."""
+    waiting: list[Route] = []
+
+    def answer(route: Route) -> None:
+        waiting.append(route)
+        if len(waiting) > 1:
+            route.continue_()
+
+    page.route(address, answer)
+    return waiting
+
+
 def until(page: Page, found: Callable[[], bool]) -> None:
     """Let the page go on until something has been seen of it."""
     for _ in range(PATIENCE // 100):
@@ -94,15 +107,7 @@ def test_a_caption_that_nobody_took_is_saved_once_the_server_is_back(page: Page,
 def test_the_newest_text_of_a_caption_is_saved_whatever_becomes_of_older_ones(page: Page, place: Path) -> None:
     folder = look_at(page, place, "newest")
     figure, text = caption(page)
-    waiting: list[Route] = []
-
-    def answer(route: Route) -> None:
-        """The first waits."""
-        waiting.append(route)
-        if len(waiting) > 1:
-            route.continue_()
-
-    page.route("**/aprendiz/captions", answer)
+    waiting = first_waits(page, "**/aprendiz/captions")
     text.fill("an older text")
     until(page, lambda: len(waiting) > 0)
     text.fill("a newer text")
