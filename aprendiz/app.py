@@ -14,7 +14,7 @@ from typing import Any
 
 from .errors import RunError
 from .views.desk import Desk, at_once
-from .views.gradio import Page, PageHost
+from .views.gradio import build
 from .views.routes import Routes, mount
 
 ADDRESS = "127.0.0.1"
@@ -83,7 +83,7 @@ def application(output: Path, folders: Sequence[Path] = ()) -> Any:
     roots = (Path.home(), Path.cwd(), *folders)
     desk = Desk(lambda: output, at_once(roots))
     with gr.Blocks(title="Aprendiz", analytics_enabled=False) as blocks:
-        Page(gr, PageHost(desk)).build()
+        build(gr)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     fonts = ["Inter", "system-ui", "sans-serif"]  # of this machine: nothing is fetched
     theme = gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"])

@@ -1,6 +1,6 @@
 """A setting is one line, in the file that reads it.
 
-`knob()` declares a field of a frozen, keyword-only dataclass. From it come a ComfyUI input, a Gradio component, a
+`knob()` declares a field of a frozen, keyword-only dataclass. From it come a ComfyUI input, a control of the page, a
 command-line flag, a line of the docs and a check. Standard library only: hosts import this.
 
 Types of knobs: int, float, bool, str, tuple[str, ...] or tuple[int, ...], each also `| None` (off), and `float | str` (a

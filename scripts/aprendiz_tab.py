@@ -26,7 +26,7 @@ from aprendiz.texts import nearest  # noqa: E402
 from aprendiz.views import results  # noqa: E402
 from aprendiz.views.card import CARDS, SPARE, WISHES, Card  # noqa: E402
 from aprendiz.views.desk import DESKS, Desk  # noqa: E402
-from aprendiz.views.gradio import Page, PageHost  # noqa: E402
+from aprendiz.views.gradio import build  # noqa: E402
 from aprendiz.views.routes import Routes, mount  # noqa: E402
 from aprendiz.views.words import FOLDERS, MODEL, OUTPUT  # noqa: E402
 
@@ -240,11 +240,6 @@ def desk():
     return kept
 
 
-def page():
-    """The page's components."""
-    Page(gr, PageHost(desk(), checkpoints)).build()
-
-
 def has_train_tab():
     """Whether the host calls back for its Train tab. Forge has removed it."""
     source = Path(next(iter(modules.__path__))) / "ui.py"
@@ -254,13 +249,13 @@ def has_train_tab():
 def in_train_tab(params):
     """A sub-tab of the host's Train tab."""
     with gr.Tab("Aprendiz", elem_id="aprendiz-tab"):
-        page()
+        build(gr)
 
 
 def own_tab():
     """A tab of its own."""
     with gr.Blocks(analytics_enabled=False) as blocks:
-        page()
+        build(gr)
     return [(blocks, "Train", "aprendiz_train")]
 
 
@@ -283,7 +278,7 @@ def follow_language():
 
 def routes(blocks, app):
     """The page's routes, beside the host's."""
-    mount(app, Routes(desk()), allowed=allowed(app))
+    mount(app, Routes(desk(), checkpoints), allowed=allowed(app))
 
 
 follow_language()

@@ -151,12 +151,13 @@ def test_from_click_to_finished_file_with_pause_reload_stop_and_resume(page: Pag
 def try_out(page: Page, address: str) -> None:
     """The base and what was learned side by side on one seed: without weight they are the same picture, with it they are not."""
     page.locator('[data-run="swimmer"]').get_by_role("button", name="Try it").click()
-    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a red fish")  # as its samples were drawn
-    page.locator(".ap-more summary").click()
-    page.get_by_label("Sampler steps", exact=True).fill("2")
-    page.get_by_label("Pictures on each side").fill("1")
+    trying = page.locator(".ap-trying")
+    expect(trying.get_by_label("Prompt", exact=True)).to_have_value("a red fish")  # as its samples were drawn
+    trying.locator(".ap-more summary").click()
+    trying.get_by_label("Sampler steps", exact=True).fill("2")
+    trying.get_by_label("Pictures on each side").fill("1")
     for weight, alike in (("0", True), ("2", False)):
-        page.get_by_label("Weight").fill(weight)
+        trying.get_by_label("Weight").fill(weight)
         page.get_by_role("button", name="Draw", exact=True).click()
         row = page.locator(".ap-try").first
         expect(row).to_contain_text(f"weight {weight}.00")
@@ -186,8 +187,7 @@ def test_all_captions_are_changed_and_put_back_in_the_page(page: Page, place: Pa
 
 def test_a_preset_and_a_card_fill_in_settings_of_the_method_chosen(page: Page) -> None:
     def choose(part: str, option: str) -> None:
-        page.locator(f"#aprendiz-{part} input").click()
-        page.get_by_role("option", name=option).click()
+        page.locator(f"#aprendiz-{part} select").select_option(option)
 
     def value(setting: str) -> Locator:
         return page.locator(f"#aprendiz-{setting} >> css=textarea, input").first
@@ -251,7 +251,7 @@ def test_what_is_wrong_stands_beside_the_setting_and_the_picture_it_concerns(pag
     expect(page.locator("#aprendiz-data-path .ap-problem")).to_contain_text("There is no folder", timeout=PATIENCE)
 
 
-HOST = """<div id="aprendiz"><div id="aprendiz-live"></div></div>
+HOST = """<div id="aprendiz"></div>
 <script>const gradioApp = () => document, onUiLoaded = ready => ready()</script><script>SCRIPT</script>"""
 
 
@@ -429,7 +429,7 @@ def test_the_page_fits_a_narrow_dark_window_and_every_control_has_a_name(browser
     page.wait_for_timeout(500)
     keep(page, "narrow-dark")
     assert page.evaluate("document.documentElement.scrollWidth") <= 420
-    nameless = page.evaluate("""[...document.querySelectorAll('#aprendiz button, #aprendiz input, #aprendiz textarea')]
+    nameless = page.evaluate("""[...document.querySelectorAll('#aprendiz :is(button, input, select, textarea)')]
         .filter(e => e.offsetParent && !(e.labels?.length || e.getAttribute('aria-label') || e.textContent.trim() || e.title))
         .map(e => e.outerHTML)""")
     assert nameless == []

@@ -685,6 +685,42 @@ def test_every_setting_is_a_control_and_comes_back_as_it_was() -> None:
     assert [one.where for one, is_, was in zip(found, filled, nothing) if is_ != was] == [], "nothing is set that nobody has set"
 
 
+def test_a_form_becomes_a_jobs_values_and_a_run_fills_a_form(routes: Routes, tmp_path: Path, data: Path) -> None:
+    held = {"aprendiz-data-path": str(data), "aprendiz-training-steps": "7", "aprendiz-lora-rank": "8",
+            "aprendiz-textual-inversion-vectors": "3", "aprendiz-data-flip": True, "aprendiz-samples-sample-prompts": "a fish\na cat\n"}
+    values = told(post(routes, "values", {"method": "lora", "controls": held}))
+    assert values == {"method": {"name": "lora", "rank": 8}, "training": {"steps": 7}, "data": {"path": str(data), "flip": True},
+                      "samples": {"sample_prompts": ["a fish", "a cat"]}}  # nothing of other methods
+    run = made(tmp_path, data, rank=8, again=True)
+    filled = told(get(routes, "runs/one/form"))
+    assert filled == {"method": "lora", "controls": {"aprendiz-data-path": str(data), "aprendiz-training-steps": "3",
+                                                     "aprendiz-output-name": "one", "aprendiz-lora-rank": 8}}
+    back = Job.read(told(post(routes, "values", filled)))
+    assert back == Job.read({**run.values(), "output": {**run.values()["output"], "again": False}})
+    for wrong in ({}, {"method": "lora"}, {"method": "lora", "controls": 3}):
+        assert post(routes, "values", wrong).status == 400
+
+
+def test_what_is_wrong_with_a_job_that_is_to_start_is_told_and_no_run_is_made(routes: Routes, tmp_path: Path, data: Path) -> None:
+    values = {"data": {"path": str(data)}, "training": {"steps": 0}, "base": {"path": "/etc/passwd"}}
+    problems = told(post(routes, "start", {"values": values}), 400)["problems"]
+    assert {problem["where"] for problem in problems} == {"training.steps", "base.path"}
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_hosts_bases_are_listed_as_they_are_at_the_moment(desk: Desk) -> None:
+    files = ["/models/one.safetensors"]
+    routes = Routes(desk, lambda: files)
+
+    def listed() -> list[str]:
+        found: list[str] = next(one for one in told(get(routes, "words"))["settings"] if one["where"] == "base.path")["choices"]
+        return found
+
+    assert listed() == ["micro", *files]
+    files.append("/models/two.safetensors")
+    assert listed() == ["micro", *files]
+
+
 @pytest.mark.parametrize("tag", ["es", "pt-BR"])
 def test_every_control_has_a_label_in_the_persons_language(tag: str, monkeypatch: pytest.MonkeyPatch) -> None:
     english = [control.label for control in controls.controls()]

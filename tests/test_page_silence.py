@@ -63,7 +63,7 @@ def held(folder: Path, name: str = "fish-01.txt") -> str:
     return (folder / name).read_text(encoding="utf-8").strip()
 
 
-@pytest.mark.parametrize("cut", ["**/aprendiz/check", "**/gradio_api/queue/join*"])
+@pytest.mark.parametrize("cut", ["**/aprendiz/check", "**/aprendiz/values"])
 def test_a_check_that_nobody_answered_is_made_once_the_server_is_back(page: Page, cut: str) -> None:
     lost: list[str] = []
 
@@ -72,16 +72,59 @@ def test_a_check_that_nobody_answered_is_made_once_the_server_is_back(page: Page
         route.abort()
 
     fill(page, "training-steps", "0")
-    fill(page, "output-name", "kept")
     page.route(cut, gone)
     page.locator("#aprendiz-check").click()
-    if "gradio" not in cut:  # which loads its page anew, and what was filled in would be gone
-        expect(page.locator("#aprendiz-summary")).to_contain_text(UNANSWERED, timeout=PATIENCE)
+    expect(page.locator("#aprendiz-summary")).to_contain_text(UNANSWERED, timeout=PATIENCE)
     until(page, lambda: len(lost) > 1)
     page.unroute(cut)
     expect(page.locator("#aprendiz-training-steps .ap-problem")).to_contain_text("training.steps is 0.", timeout=PATIENCE)
     expect(page.locator("#aprendiz-summary")).not_to_contain_text(UNANSWERED)
-    expect(page.locator("#aprendiz-output-name >> css=textarea, input").first).to_have_value("kept")
+
+
+def test_a_start_that_nobody_answered_is_left_to_the_person(page: Page, place: Path) -> None:
+    started: list[str] = []
+
+    def gone(route: Route) -> None:
+        started.append(route.request.url)
+        route.abort()
+
+    look_at(page, place, "unheard")
+    page.route("**/aprendiz/start", gone)
+    page.locator("#aprendiz-start").click()
+    expect(page.locator(".ap-note")).to_have_text(UNHEARD, timeout=PATIENCE)
+    page.wait_for_timeout(3000)
+    assert len(started) == 1
+    expect(page.locator("#aprendiz-start")).to_be_enabled()
+
+
+def test_what_is_filled_in_outlives_a_reload_and_is_put_back_at_once(page: Page, address: str) -> None:
+    base, method = page.locator("#aprendiz-base-path"), page.locator("#aprendiz-method-name select")
+    base.locator("select").select_option("Another, by its path")
+    base.get_by_label("Base, by its path").fill("/models/mine.safetensors")
+    fill(page, "output-name", "kept")
+    fill(page, "data-path", "")
+    page.get_by_text("Pictures and captions", exact=True).click()
+    flip = page.get_by_label("Flip", exact=True)
+    assert not flip.is_checked()
+    flip.check()
+    page.locator("#aprendiz-preset select").select_option("A style")
+    method.select_option("Textual inversion")
+    page.locator("#aprendiz-textual-inversion-vectors input").fill("3")
+    opened(page, address)
+    expect(base.get_by_label("Base, by its path")).to_have_value("/models/mine.safetensors")
+    expect(page.locator("#aprendiz-output-name input")).to_have_value("kept")
+    expect(method).to_have_value("textual_inversion")
+    expect(page.locator("#aprendiz-textual-inversion-vectors input")).to_have_value("3")
+    expect(page.locator("#aprendiz-training-steps input")).to_have_value("2000")
+    expect(page.get_by_label("Flip", exact=True)).to_be_checked()
+    page.get_by_role("button", name="Put everything back").click()
+    expect(base.locator("select")).to_have_value("micro")
+    expect(page.locator("#aprendiz-training-steps input")).to_have_value("")
+    expect(page.get_by_label("Flip", exact=True)).not_to_be_checked()
+    expect(page.locator(".ap-changed")).to_have_count(0)
+    expect(page.get_by_role("button", name="Put everything back")).to_be_hidden()
+    method.select_option("LoRA")
+    expect(page.locator("#aprendiz-lora-rank input")).to_have_value("16")
 
 
 def test_a_caption_that_nobody_took_is_saved_once_the_server_is_back(page: Page, place: Path) -> None:

@@ -165,18 +165,3 @@ def filled(order: Sequence[Control], values: Mapping[str, Any]) -> list[Any]:
         value = section.get(control.name, control.default)
         told.append(control.shown(control.default if value == usual.get(control.section, {}).get(control.name) else value))
     return told
-
-
-def schema() -> list[dict[str, Any]]:
-    """What the page's script knows of the controls: where they belong, on which other one they depend, their defaults."""
-    found = controls()
-    told = []
-    for control in found:
-        when = None
-        if control.knob.when is not None:
-            sibling = next(one for one in found if one.section == control.section and one.method == control.method
-                           and one.name == control.knob.when[0])
-            when = {"id": sibling.id, "values": [sibling.shown(value) for value in control.knob.when[1]]}
-        told.append({"id": control.id, "where": control.where, "method": control.method, "when": when,
-                     "default": control.shown(control.default)})
-    return told

@@ -1,4 +1,4 @@
-// What every part of the page stands on: elements, texts, the routes, and Gradio's own components reached from outside.
+// What every part of the page stands on: elements, texts, the routes.
 //
 // All text goes in as text, never as HTML. No dependencies.
 
@@ -108,21 +108,4 @@ export function note(text, bad = false, ...more) {
   fill(state, text, ...more)
   state.hidden = !text
   state.classList.toggle('ap-bad', bad)
-}
-
-// Gradio's components
-
-/** Set a text component from outside. */
-export function write(id, value) {
-  const input = find(id)?.querySelector('textarea, input')
-  if (!input) return
-  const set = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(input), 'value').set
-  set.call(input, value)
-  input.dispatchEvent(new Event('input', {bubbles: true}))
-}
-
-export function press(id) {
-  const part = find(id)
-  const button = part?.tagName === 'BUTTON' ? part : part?.querySelector('button')
-  button?.click()
 }

@@ -1,8 +1,9 @@
 // The pictures of the folder with their captions, editable in place and saved as they are written; changes to all of them.
 
 import {draftOf, onCaption, send, settle, typed} from './page-captions.js'
-import {ask, at, fill, find, insist, make, note, noteError, problemsOf, root, say, section, sentence, told, wait} from './page-parts.js'
-import {showProblems} from './page-settings.js'
+import {ask, at, fill, insist, make, note, noteError, problemsOf, root, say, section, sentence, told, wait} from './page-parts.js'
+import {form, valueOf} from './page-form.js'
+import {showProblems} from './page-problems.js'
 
 const PAGE = 60  // pictures asked for at a time
 const LISTED = 120000  // milliseconds that a folder's list may take
@@ -145,7 +146,7 @@ function bench() {
   }
   const from = field('from', say('replace_find')), to = field('to', say('replace_by'))
   const button = (text, kind) => make('button', {'data-name': `? ${kind}`, onclick: guarded(() => edit(kind, from.value, to.value))}, say(text))
-  const trigger = find('aprendiz-data-trigger')?.querySelector('textarea, input')?.value.trim()
+  const trigger = valueOf('aprendiz-data-trigger').trim()
   const choose = tag => { from.value = kept.from = tag; from.focus() }
   const whole = make('details', {class: 'ap-bench', open: kept.open, ontoggle: event => { kept.open = event.target.open }},
     make('summary', {}, say('bench')),
@@ -160,13 +161,15 @@ function bench() {
 
 /** Check the whole job: problems go beside settings and pictures, the forecast above the buttons. */
 let checking = 0
-export async function check(values) {
+export async function check() {
   const mine = ++checking, wanted = () => mine === checking
   const silent = yes => wanted() && showProblems(yes ? [{text: say('lost')}] : [], yes ? [] : [say('checking')])
   silent(false)
   send()  // what is written beside the pictures is to be checked too
-  await loadPictures(values, false, silent)
   try {
+    const values = await insist('values', form(), {wanted, silent})
+    if (!values) return
+    await loadPictures(values, false, silent)
     let answer = await insist('check', {values}, {wanted, silent})
     while (answer && !answer.done) {
       await wait(500)

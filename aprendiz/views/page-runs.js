@@ -1,7 +1,9 @@
 // The runs of this output folder: the one that is shown in the run panel, and the list.
 
 import {compared, compareRun, comparison, refreshComparison} from './page-compare.js'
-import {ask, at, fill, filePath, make, note, noteError, press, remember, say, section, told, write} from './page-parts.js'
+import {fillIn} from './page-form.js'
+import {ask, at, fill, filePath, make, note, noteError, remember, say, section, told} from './page-parts.js'
+import {clearProblems} from './page-problems.js'
 
 export const places = {panel: make('div', {class: 'ap-panel'})}
 export const shelf = {runs: [], chosen: null, offset: 0, panel: null, listed: 0, fresh: 0, busy: false, dead: false,
@@ -112,9 +114,13 @@ async function send(name) {
   catch (error) { noteError(error) }
 }
 
-function useSettings(name) {
-  write('aprendiz-wanted', name)
-  setTimeout(() => press('aprendiz-fill'), 50)
+async function useSettings(name) {
+  try {
+    const form = await ask(`runs/${encodeURIComponent(name)}/form`)
+    clearProblems()
+    fillIn(form, true)
+    note(say('filled', {name}))
+  } catch (error) { noteError(error) }
 }
 
 // The one run panel of all doors

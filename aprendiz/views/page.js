@@ -1,104 +1,104 @@
-// The living half of the page: the run panel, trying out, runs and pictures, and messages beside the settings they concern.
+// The page: settings, the run panel, trying out, runs and pictures, and messages beside the settings they concern.
 //
-// The settings themselves are Gradio's; this script draws what is in #aprendiz-live and #aprendiz-summary, from the routes beside it
-// (docs/webui.md). It begins, listens and keeps the clock; the parts stand in page-*.js. No dependencies but panel.js.
+// A host gives one element, #aprendiz, in which this script draws everything, from the routes beside it (docs/webui.md). It begins,
+// listens and keeps the clock; the parts stand in page-*.js. No dependencies but panel.js.
 
 import './panel.js'
-import {answered, askAgain, listenToButtons, lose} from './page-asked.js'
 import {send} from './page-captions.js'
-import {ask, at, fill, find, insist, make, note, press, problemsOf, remembered, say, silence, state, told, wait, wake, write} from './page-parts.js'
+import {fillIn, form, restore, settings} from './page-form.js'
+import {ask, at, fill, find, insist, make, note, noteError, problemsOf, remembered, say, silence, state, told, wait, wake} from './page-parts.js'
 import {check, drawPictures, lookAgain, pictures} from './page-pictures.js'
+import {clearProblems, estimate, estimateWaits, showEstimate, showProblems, summary} from './page-problems.js'
 import {choose, follow, listRuns, places, runs, shelf} from './page-runs.js'
-import {clearProblems, estimateWaits, markSettings, showEstimate, showProblems} from './page-settings.js'
 import {listResults, tryRun, trying} from './page-try.js'
 
 const LIST_EVERY = 3000, EVENTS_EVERY = 1000, IDLE_EVERY = 10000  // milliseconds
+const TYPING = 1500, WRITTEN = 600  // until what was changed is looked at, while somebody types, and where a folder is named or a field left
 
-let styled = null
+let styled = null, drawn = null
 const opened = new IntersectionObserver(seen => { if (seen.some(one => one.isIntersecting)) tick() })
 
-/** Put what we draw into the page once it can be seen, again where a host has drawn its part anew. Whether it can be seen. */
+/** Put the page into the host's once it can be seen, again where a host has drawn its part anew. Whether it can be seen. */
 async function attach() {
-  const live = find('aprendiz-live')
-  if (live) opened.observe(live)
-  if (!live?.offsetParent) return false
+  const page = find('aprendiz')
+  if (page) opened.observe(page)
+  if (!page?.offsetParent) return false
   await (styled ||= style())
-  if (places.panel.parentNode !== live) live.replaceChildren(silence, state, places.panel, trying(), runs(), pictures())
+  const first = !drawn
+  drawn ||= draw()
+  if (drawn[0].parentNode !== page) page.replaceChildren(...drawn)
+  if (first) restore()
   return true
 }
 
-// What Gradio's side answers
+function draw() {
+  const start = make('button', {id: 'aprendiz-start', class: 'ap-main', type: 'button', onclick: () => begin(start)}, say('start'))
+  const left = settings()
+  left.addEventListener('input', event => look(event.target.closest('#aprendiz-data-path, #aprendiz-data-trigger, #aprendiz-data-caption') ? WRITTEN : TYPING))
+  left.addEventListener('change', () => look(WRITTEN))
+  if (window.aprendizHost) left.querySelector('#aprendiz-samples-sample-prompts').append(make('button', {class: 'ap-read', type: 'button', onclick: readHost}, say('read')))
+  return [left, make('div', {class: 'ap-column'}, estimate, summary,
+    make('div', {id: 'aprendiz-buttons'}, make('button', {id: 'aprendiz-check', type: 'button', onclick: () => { note(''); check() }}, say('check')), start),
+    make('div', {id: 'aprendiz-live', role: 'region', 'aria-label': say('runs')}, silence, state, places.panel, trying(), runs(), pictures()))]
+}
 
-window.aprendizPage = {
-  answer(text) {
-    let answer
-    try { answer = JSON.parse(text) } catch { return }
-    answered(answer)
-    if (answer.problems || answer.check) note('')
-    if (answer.problems) showProblems(answer.problems)
-    else if (answer.started) {
-      clearProblems()
-      note('')
-      choose(answer.started)
-      listRuns().catch(() => {})
-      const {top} = places.panel.getBoundingClientRect()  // on a narrow window below all settings
-      if (top < 0 || top > window.innerHeight / 2) places.panel.scrollIntoView({block: 'start'})
-    } else if (answer.check) check(answer.check)
-    else if (answer.look) lookAgain(answer.look).then(() => estimate(answer.look))
-    else if (answer.filled) { clearProblems(); note(say('filled', {name: answer.filled})); setTimeout(() => { markSettings(); press('aprendiz-look') }, 300) }
-  },
+/** Make the run of what is filled in. Not asked again by itself where nobody answers: it would be begun twice. */
+async function begin(button) {
+  clearProblems()
+  note(say('starting'))
+  button.disabled = true
+  try {
+    const {started} = await ask('start', {values: await ask('values', form())})
+    note('')
+    choose(started)
+    listRuns().catch(() => {})
+    const {top} = places.panel.getBoundingClientRect()  // on a narrow window below all settings
+    if (top < 0 || top > window.innerHeight / 2) places.panel.scrollIntoView({block: 'start'})
+  } catch (error) {
+    if (!error.problems) noteError(error)
+    else { note(''); showProblems(error.problems) }
+  }
+  button.disabled = false
+}
+
+let looking = 0, waitingLook = null
+/** Show the pictures of what is filled in, and what it would come to, after so many milliseconds without another change. */
+function look(after) {
+  const mine = ++looking, wanted = () => mine === looking
+  clearTimeout(waitingLook)
+  waitingLook = setTimeout(async () => {
+    try {
+      const values = await insist('values', form(), {wanted})
+      if (!values) return
+      await lookAgain(values)
+      await foresee(values, wanted)
+    } catch (error) { if (wanted()) noteError(error) }
+  }, after)
 }
 
 /** Time and memory of what is asked for, beside Start; the newest question counts. */
-let estimating = 0
-async function estimate(values) {
-  const mine = ++estimating
+async function foresee(values, wanted) {
   if (!values.data?.path) return showEstimate([])
   estimateWaits()
   try {
-    const wanted = () => mine === estimating
     let answer = await insist('estimate', {values}, {wanted})
     while (answer && !answer.done) {
       await wait(700)
       answer = await insist('estimate', {values}, {wanted})
     }
     if (answer) showEstimate(answer.lines || [])
-  } catch { if (mine === estimating) showEstimate([]) }  // what is wrong is told by Check and Start
+  } catch { if (wanted()) showEstimate([]) }  // what is wrong is told by Check and Start
 }
 
-// The clock
-
-let waitingLook = null
 /** How the host draws pictures, as settings of the samples. */
 function readHost() {
   const {samplers, values} = window.aprendizHost.read()
   const sampler = samplers.find(name => told.samplers.includes(name))
-  write('aprendiz-wanted', JSON.stringify(sampler ? {...values, 'samples.sampler': sampler} : values))
-  setTimeout(() => press('aprendiz-fill'), 50)
+  const known = sampler ? {...values, 'samples.sampler': sampler} : values
+  fillIn({controls: Object.fromEntries(told.settings.filter(one => !one.method && one.where in known).map(one => [one.id, known[one.where]]))})
 }
 
-function listen() {
-  const page = find('aprendiz')
-  if (!page || page.dataset.heard) return
-  page.dataset.heard = 'yes'
-  if (window.aprendizHost) find('aprendiz-samples-sample-prompts')?.append(make('button', {class: 'ap-read', onclick: readHost}, say('read')))
-  find('aprendiz-settings')?.prepend(make('button', {class: 'ap-skip', type: 'button', onclick: () => {
-    const start = find('aprendiz-start')
-    ;(start?.tagName === 'BUTTON' ? start : start?.querySelector('button'))?.focus()
-  }}, say('to_start')))
-  listenToButtons()
-  find('aprendiz-start')?.addEventListener('click', () => { clearProblems(); note(say('starting')) })
-  const look = after => { clearTimeout(waitingLook); waitingLook = setTimeout(() => press('aprendiz-look'), after) }
-  for (const kind of ['input', 'change', 'focusout', 'click']) {
-    page.addEventListener(kind, event => {
-      setTimeout(markSettings, 50)
-      if (!event.target.closest?.('#aprendiz-settings')) return
-      if (kind === 'input' && event.target.closest('#aprendiz-data-path, #aprendiz-data-trigger, #aprendiz-data-caption')) look(600)
-      else if (kind === 'input' || kind === 'change') look(1500)
-    })
-  }
-  if (find('aprendiz-data-path')?.querySelector('textarea, input')?.value) look(600)
-}
+// The clock
 
 let clock = null, ticking = false
 async function tick() {
@@ -107,8 +107,6 @@ async function tick() {
   clearTimeout(clock)
   try {
     if (!document.hidden && await attach()) {
-      listen()
-      markSettings()  // Gradio tells nobody when it fills a setting in
       if (!shelf.listed) {
         const before = remembered('run')
         await listRuns()
@@ -117,7 +115,6 @@ async function tick() {
       } else if (Date.now() - shelf.listed > (shelf.runs.some(run => run.busy) ? LIST_EVERY : IDLE_EVERY)) await listRuns()
       if (shelf.chosen && Date.now() - shelf.fresh > (shelf.busy ? EVENTS_EVERY - 50 : LIST_EVERY)) await follow()
       heard()
-      askAgain()
     }
   } catch (error) { unheard(error) }
   ticking = false
@@ -128,7 +125,6 @@ async function tick() {
 function unheard(error) {
   fill(silence, error.problems ? problemsOf(error)[0].text : say('lost'))
   silence.hidden = false
-  lose()
 }
 
 function heard() {
@@ -153,7 +149,7 @@ async function words() {
   return words()
 }
 
-async function begin() {
+async function come() {
   Object.assign(told, await words())
   shelf.changed = listResults
   shelf.tried = tryRun
@@ -166,4 +162,4 @@ async function begin() {
   }
 }
 
-begin()
+come()

@@ -2,7 +2,8 @@
 
     GET  page*.js, panel.js, page.css     the page's own files          words                the page's texts, in one language
     GET  again-N/page*.js                 the same under other names: a browser never asks again for a module that failed
-    GET  runs                             the runs there are            runs/NAME/job        the values of a run, to change them
+    GET  runs                             the runs there are            runs/NAME/job        the values of a run
+    GET  runs/NAME/form                   the same as a form, to change them
     GET  runs/NAME/events?from=BYTES      events since an offset        runs/NAME/files/F    a picture, the log or the result
     GET  runs/NAME/loss.csv               its losses as a table
     POST runs/NAME/tell {command}         pause resume stop save sample
@@ -12,7 +13,9 @@
     POST captions {folder, captions, known}   captions written back. known: of each what its file may hold by now, as far as the
                                           page knows; where it holds another text it is left so, and told as `now`
     POST edit {values, kind, find, by}    all captions changed          unedit {id}             as they were
+    POST values {method, controls}        the job's values of a form (views/form.py)
     POST check {values}                   problems and forecast         estimate {values}    steps, time and memory
+    POST start {values}                   the run of these values
     POST try {run, file, prompt, ...}     pictures asked for            GET  tried?key=K     how far they are
     GET  drawn?key=K&n=N                  one of them                   POST untry {}        no more of them
     POST condition BYTES                  a condition picture to draw after, kept by a key   GET condition?key=K   the same
@@ -41,8 +44,7 @@ from ..events import read_events
 from ..run import Run
 from ..settings import SAMPLERS, DataSettings
 from ..texts import language
-from . import panel, studio, uploads
-from .controls import schema
+from . import form, panel, studio, uploads
 from .desk import BUSY, Desk
 from .questions import plain
 from .words import words
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
-SCRIPTS = ("page.js", "page-parts.js", "page-settings.js", "page-asked.js", "page-captions.js", "page-pictures.js",
+SCRIPTS = ("page.js", "page-parts.js", "page-form.js", "page-problems.js", "page-captions.js", "page-pictures.js",
            "page-runs.js", "page-compare.js", "page-try.js", "panel.js")
 PAGE_FILES = {**dict.fromkeys(SCRIPTS, "text/javascript"), "page.css": "text/css"}
 SHOWN = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp", ".gif": "image/gif",
@@ -110,9 +112,10 @@ def json_answer(value: Any, status: int = 200) -> Answer:
 
 @dataclass
 class Routes:
-    """Answers the page's requests."""
+    """Answers the page's requests. checkpoints: what can be chosen as base, beside 'micro' and any path that is typed."""
 
     desk: Desk
+    checkpoints: Callable[[], Sequence[str]] = tuple
     _about: dict[Path, About] = field(default_factory=dict)
     _edits: dict[str, tuple[DataSettings, Mapping[str, str | None]]] = field(default_factory=dict)
     _listing: tuple[DataSettings, list[Leaf], list[Problem]] | None = None
@@ -144,7 +147,7 @@ class Routes:
         if name in PAGE_FILES:
             return Answer(200, (HERE / name).read_bytes(), PAGE_FILES[name], headers={"Cache-Control": "no-cache"})
         if name == "words":
-            return json_answer({"words": words(), "panel": panel.texts(language()), "settings": schema(),
+            return json_answer({"words": words(), "panel": panel.texts(language()), **form.drawn(self.checkpoints()),
                                 "methods": studio.takes(), "samplers": SAMPLERS, "largest_picture": uploads.LARGEST})
         if name == "runs":
             return json_answer({"runs": [self._listed(run) for run in self.desk.runs()[:MOST_RUNS]]})
@@ -171,6 +174,10 @@ class Routes:
             return json_answer(self._captions(given))
         if name in ("edit", "unedit"):
             return json_answer(self._edit(name, given))
+        if name == "values":
+            return json_answer(form.values(given))
+        if name == "start":
+            return json_answer({"started": self.desk.begin(given["values"]).name})
         if name == "check":
             return json_answer(self.desk.check(given["values"]))
         if name == "estimate":
@@ -193,6 +200,8 @@ class Routes:
             return self._file(run, rest)
         if request.method == "GET" and what == "job":
             return json_answer(run.values())
+        if request.method == "GET" and what == "form":
+            return json_answer(form.of_job(run.values()))
         if request.method == "GET" and what == "loss.csv" and not rest:
             return Answer(200, loss_table(run).encode(), SHOWN[".csv"],
                           headers={"Content-Disposition": f"attachment; filename*=UTF-8''{quote(run.name)}-loss.csv"})

@@ -7,6 +7,18 @@ from ..texts import language, translations
 from . import uploads
 
 WORDS = {
+    "check": Problem("Check"),
+    "start": Problem("Start"),
+    "method": Problem("Method"),
+    "method_help": Problem("The way of teaching."),
+    "preset": Problem("Preset"),
+    "preset_help": Problem("Fills in settings that go well together; change them as you like."),
+    "card": Problem("Card"),
+    "card_help": Problem("Batch and memory, by the size of your card."),
+    "as_it_is": Problem("As it is"),
+    "by_path": Problem("Another, by its path"),
+    "path_of": Problem("{name}, by its path"),
+    "put_all_back": Problem("Put everything back"),
     "pictures": Problem("Pictures"),
     "runs": Problem("Runs"),
     "no_runs": Problem("There are no runs yet."),

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 sys.path.append(str(Path(__file__).parents[2]))
 
 from aprendiz.views.desk import Desk, at_once
-from aprendiz.views.gradio import Page, PageHost
+from aprendiz.views.gradio import build
 from aprendiz.views.routes import Routes, mount
 
 
@@ -23,7 +23,7 @@ def main(port: int, output: Path, folder: Path) -> None:
     """Serve until the end."""
     desk = Desk(lambda: output, at_once([folder]))
     with gr.Blocks(title="Aprendiz", analytics_enabled=False) as blocks:
-        Page(gr, PageHost(desk)).build()
+        build(gr)
     app = gr.mount_gradio_app(FastAPI(), blocks.queue(), path="/")
     mount(app, Routes(desk))
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=2)

@@ -98,7 +98,7 @@ def page(browser: Browser, address: str, version: str) -> Iterator[Page]:
 def opened(page: Page, address: str) -> None:
     """Open it, and bring its script in once it stands, as the hosts' extension does."""
     page.goto(address)
-    page.locator("#aprendiz-start").wait_for()
+    page.get_by_text("Opening the page").wait_for()
     page.add_script_tag(url="aprendiz/page.js", type="module")
     page.locator("#aprendiz-live .ap-runs").wait_for()
 
