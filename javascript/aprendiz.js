@@ -49,5 +49,17 @@
   const bring = (again = 0) => import(new URL(again ? `./aprendiz/again-${again}/page.js` : './aprendiz/page.js', location.href).href)
     .catch(() => setTimeout(bring, Math.min(5, 2 ** again) * 1000, again + 1))
 
-  onUiLoaded(() => bring())
+  /** In AUTOMATIC1111 and reForge the page stands in the left half of the Train tab; while it is shown it takes the other half too.
+   * Not by a selector: one that asks what an element contains is asked again at every change of the host's page. */
+  onUiLoaded(() => {
+    const tab = gradioApp().querySelector('#aprendiz-tab'), row = tab?.closest('#train_tabs')?.parentElement
+    if (row) new MutationObserver(() => row.classList.toggle('aprendiz-wide', tab.style.display === 'block')).observe(tab, {attributeFilter: ['style']})
+  })
+
+  /** The host's own page is not to wait for ours: once it has stood still for a moment. */
+  let brought = false
+  onUiLoaded(() => onAfterUiUpdate(() => {
+    if (!brought) bring()
+    brought = true
+  }))
 }

@@ -252,7 +252,8 @@ def test_what_is_wrong_stands_beside_the_setting_and_the_picture_it_concerns(pag
 
 
 HOST = """<div id="aprendiz"></div>
-<script>const gradioApp = () => document, onUiLoaded = ready => ready()</script><script>SCRIPT</script>"""
+<script>const gradioApp = () => document, onUiLoaded = ready => ready(), onAfterUiUpdate = onUiLoaded</script>
+<script>SCRIPT</script>"""
 
 
 def test_the_page_comes_up_however_late_its_server_answers(browser: Browser, address: str) -> None:

@@ -687,7 +687,8 @@ def test_every_setting_is_a_control_and_comes_back_as_it_was() -> None:
 
 def test_a_form_becomes_a_jobs_values_and_a_run_fills_a_form(routes: Routes, tmp_path: Path, data: Path) -> None:
     held = {"aprendiz-data-path": str(data), "aprendiz-training-steps": "7", "aprendiz-lora-rank": "8",
-            "aprendiz-textual-inversion-vectors": "3", "aprendiz-data-flip": True, "aprendiz-samples-sample-prompts": "a fish\na cat\n"}
+            "aprendiz-textual-inversion-vectors": "3", "aprendiz-data-flip": True,
+            "aprendiz-samples-sample-prompts": "a fish\na cat\n"}
     values = told(post(routes, "values", {"method": "lora", "controls": held}))
     assert values == {"method": {"name": "lora", "rank": 8}, "training": {"steps": 7}, "data": {"path": str(data), "flip": True},
                       "samples": {"sample_prompts": ["a fish", "a cat"]}}  # nothing of other methods
