@@ -236,6 +236,7 @@ def test_what_is_wrong_stands_beside_the_setting_and_the_picture_it_concerns(pag
     caption.fill("a blue fish")
     expect(first).to_contain_text("Saved", timeout=PATIENCE)
     assert (place / "trouble" / "fish-01.txt").read_text(encoding="utf-8") == "a blue fish\n"
+    expect(page.locator("#aprendiz-counted")).to_have_text("3 pictures, 3 with a caption")
     fill(page, "training-steps", "5")
     fill(page, "optimizer-learning-rate", "1e-4")
     Image.new("RGB", (40, 40)).save(place / "trouble" / "tiny.png")  # what only a check finds: it reads every picture

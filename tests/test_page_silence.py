@@ -127,6 +127,19 @@ def test_what_is_filled_in_outlives_a_reload_and_is_put_back_at_once(page: Page,
     expect(page.locator("#aprendiz-lora-rank input")).to_have_value("16")
 
 
+def test_a_thumbnail_that_did_not_come_is_asked_for_again(page: Page, place: Path) -> None:
+    asked: list[str] = []
+
+    def answer(route: Route) -> None:
+        asked.append(route.request.url)
+        route.abort() if len(asked) == 1 else route.continue_()
+
+    page.route("**/aprendiz/thumbnail*", answer)
+    look_at(page, place, "thumbs")
+    page.wait_for_function("() => [...document.querySelectorAll('#aprendiz-live figure img')].every(one => one.naturalWidth > 0)")
+    assert len(asked) == 4
+
+
 def test_a_caption_that_nobody_took_is_saved_once_the_server_is_back(page: Page, place: Path) -> None:
     folder = look_at(page, place, "taken")
     figure, text = caption(page)

@@ -7,6 +7,7 @@ import {showProblems} from './page-problems.js'
 
 const PAGE = 60  // pictures asked for at a time
 const LISTED = 120000  // milliseconds that a folder's list may take
+const TRIES = 3, TRY_AGAIN = 3000  // of a thumbnail that did not come, and the milliseconds between them
 const album = {values: null, folder: '', total: 0, shown: [], first: [], problems: {}, tags: [], asked: 0}
 const lazy = new IntersectionObserver(seen => {
   for (const one of seen) if (one.isIntersecting) { one.target.src = one.target.dataset.src; lazy.unobserve(one.target) }
@@ -45,11 +46,8 @@ export async function loadPictures(values, more = false, silent = () => {}) {
 export function drawPictures() {
   const here = (pictures(), part.body), typing = here.contains(document.activeElement) ? document.activeElement : null
   if (!album.folder) return fill(here, make('p', {class: 'ap-soft'}, say('no_folder')))
-  const troubled = new Set([...Object.keys(album.problems), ...album.shown.filter(one => one.problems.length).map(one => one.name)])
-  const counted = say(troubled.size || album.troubled ? 'counted' : 'counted_well',
-    {total: album.total, captioned: album.captioned, troubled: Math.max(troubled.size, album.troubled || 0)})
   fill(here,
-    make('p', {class: 'ap-soft', id: 'aprendiz-counted'}, counted),
+    make('p', {class: 'ap-soft', id: 'aprendiz-counted'}, counted()),
     ...(album.other || []).map(sentence),
     bench(), make('div', {class: 'ap-grid'}, ...album.shown.map(drawPicture)), moreButton())
   if (typing?.dataset.name) {  // drawn anew while somebody writes: the cursor stays where it was
@@ -57,6 +55,13 @@ export function drawPictures() {
     again?.focus({preventScroll: true})
     if (typing.selectionStart !== undefined) again?.setSelectionRange(typing.selectionStart, typing.selectionEnd)
   }
+}
+
+/** How many there are, and how many need somebody. */
+function counted() {
+  const names = new Set([...Object.keys(album.problems), ...album.shown.filter(one => one.problems.length).map(one => one.name)])
+  const troubled = Math.max(names.size, album.troubled || 0)
+  return say(troubled ? 'counted' : 'counted_well', {total: album.total, captioned: album.captioned, troubled})
 }
 
 /** Those that come after the ones that are there, which stay as they are: somebody may be writing. */
@@ -82,6 +87,10 @@ function drawPicture(one) {
   const query = new URLSearchParams({folder: album.folder, name: one.name, v: one.stamp})
   const image = make('img', {alt: one.taught[0] || one.name, 'data-src': at('thumbnail?' + query), width: 128, height: 128})
   lazy.observe(image)
+  let tries = 0
+  image.addEventListener('error', () => {
+    if (tries++ < TRIES) setTimeout(() => { image.removeAttribute('src'); lazy.observe(image) }, TRY_AGAIN * tries)
+  })
   const saved = make('span', {class: 'ap-soft', 'aria-live': 'polite'})
   const text = make('textarea', {rows: 3, 'aria-label': say('caption_of', {name: one.name}), placeholder: one.taught[0] || '',
     readonly: !one.editable, title: one.editable ? null : say('elsewhere'), maxlength: 20000, 'data-name': one.name})
@@ -108,8 +117,13 @@ onCaption((folder, name, told) => {
   if (folder !== album.folder) return
   const one = album.shown.find(one => one.name === name)
   if (one && 'caption' in told) {
-    Object.assign(one, {caption: told.caption, problems: []})
+    const taught = told.caption ? [told.caption] : one.taught.filter(text => text !== one.caption)
+    album.captioned += taught.some(Boolean) - one.taught.some(Boolean)
+    if (album.troubled && one.problems.length) album.troubled--
+    Object.assign(one, {caption: told.caption, taught, problems: []})
     delete album.problems[name]
+    const line = part.body.querySelector('#aprendiz-counted')
+    if (line) line.textContent = counted()
   }
   part?.body.querySelector(`textarea[data-name="${CSS.escape(name)}"]`)?.closest('figure').fate(told)
 })

@@ -386,8 +386,8 @@ class About:
     def take(self, run: Run, state: str) -> None:
         """Read what is new of a run."""
         if not self.told:
-            self.told = {"name": run.name, "step": 0, "steps": None, "loss": None, "picture": None, "time": None, "file": None,
-                         "method": None, "base": None, "trigger": None, "files": [], "prompts": []}
+            self.told = {"name": run.name, "folder": str(run.folder), "step": 0, "steps": None, "loss": None, "picture": None,
+                         "time": None, "file": None, "method": None, "base": None, "trigger": None, "files": [], "prompts": []}
             try:
                 values = run.values()
                 self.told.update(method=values["method"]["name"], base=Path(values["base"]["path"]).name,
