@@ -200,10 +200,11 @@ def test_from_click_to_a_lora_that_changes_a_picture_while_the_host_draws_and_re
     steps = [event["step"] for event in run.events() if event["event"] == "step"]
     assert difference(host.draw("true", "a cat", **TRUE), without) == 0  # it draws, and the same, while a run trains
     during = run.state
+    starts = host.starts()
     page.locator("#footer, footer").get_by_text("Reload UI").first.click()
-    page.wait_for_timeout(3000)
+    page.wait_for_timeout(1500)
     leave(page)
-    until(lambda: answers(host), "the host is back")
+    until(lambda: host.starts() > starts and answers(host), "the host is back")
     opened(page, host)
     page.locator("aprendiz-run").wait_for()  # the run is found again by itself
     assert page.locator(".ap-run").count() == 1

@@ -105,6 +105,10 @@ class Host:
         """What it wrote, the end of it."""
         return (self.data / "log.txt").read_text(encoding="utf-8", errors="replace")[-6000:]
 
+    def starts(self) -> int:
+        """How often it has come up, *Reload UI* counted. A question between its page and its API ends AUTOMATIC1111."""
+        return (self.data / "log.txt").read_text(encoding="utf-8", errors="replace").count("Startup time")
+
     def stop(self) -> None:
         """End it, and wait for that."""
         self.process.terminate()
@@ -192,8 +196,7 @@ def start(folder: Path, python: str, data: Path, checkpoint: str, page: bool = F
         if process.poll() is not None:
             raise HostError("the host ended while it started", host.log())
         try:
-            # On a slow machine, a question that comes between its page and its API ends AUTOMATIC1111.
-            if "Startup time" in (data / "log.txt").read_text(encoding="utf-8", errors="replace"):
+            if host.starts():
                 host.get("/aprendiz-probe/versions")
                 return host
         except (urllib.error.URLError, ConnectionError, HostError, ValueError):  # the page answers before the probe does
