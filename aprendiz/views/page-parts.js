@@ -11,8 +11,8 @@ export const find = id => root().querySelector('#' + CSS.escape(id))
 const LONGEST_LOOK = 20000, LONGEST_WORK = 600000  // milliseconds
 const SHORTEST_PAUSE = 1000, LONGEST_PAUSE = 15000
 
-/** What the page was told once, by the route `words`: texts, settings, methods, samplers. */
-export const told = {words: {}, panel: {}, settings: [], methods: {}, samplers: [], largest_picture: 0}
+/** What the page was told once, by the route `words`: texts, what the form is drawn from, methods, samplers. */
+export const told = {words: {}, panel: {}, settings: [], sections: [], presets: [], cards: [], methods: {}, samplers: [], largest_picture: 0}
 export const say = (key, fields = {}) => (told.words[key] || key).replace(/{(\w+)}/g, (all, name) => fields[name] ?? all)
 
 const there = child => child !== null && child !== undefined && child !== false

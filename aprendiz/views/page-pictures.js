@@ -22,7 +22,7 @@ let part = null
 /** The section itself, made when the texts are there. */
 export function pictures() { part ||= section('pictures', say('pictures')); return part.whole }
 
-export async function loadPictures(values, more = false, silent = () => {}) {
+async function loadPictures(values, more = false, silent = () => {}) {
   const asked = ++album.asked, wanted = () => asked === album.asked
   album.values = values
   if (!values.data?.path) { album.folder = ''; album.shown = []; return drawPictures() }

@@ -245,6 +245,18 @@ def answers(host: webui_host.Host) -> bool:
         return False
 
 
+def test_the_page_takes_both_halves_of_the_train_tab_while_it_is_shown(page: Page) -> None:
+    others = page.locator("#train_tabs button")
+    if not others.count():
+        pytest.skip("this host has no Train tab: the page is a tab of its own")
+    gallery = page.locator("#ti_gallery_container")
+    expect(gallery).to_be_hidden()
+    wide = page.locator("#aprendiz").bounding_box()
+    assert wide is not None and wide["width"] > 1200
+    others.first.click()
+    expect(gallery).to_be_visible(timeout=PATIENCE)
+
+
 def test_our_section_is_in_the_settings(page: Page) -> None:
     page.locator("#tabs button").filter(has_text="Settings").first.click()
     page.locator("#settings button").filter(has_text="Aprendiz").first.click()
