@@ -87,7 +87,7 @@ def of_folder(place: Path) -> dict[str, float]:
     from aprendiz.views.routes import Request, Routes
     folder = write_pictures(place / "pictures")
     routes = Routes(Desk(lambda: place / "out", at_once([place])))
-    body = json.dumps({"values": {"data": {"path": str(folder)}}, "count": 60}).encode()
+    body = json.dumps({"form": {"method": "lora", "controls": {"aprendiz-data-path": str(folder)}}, "count": 60}).encode()
     answers, listed = [], []
     for _ in range(TIMES):
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-// Brings the living half of the page (aprendiz/views/page.js) into the host once its own page stands, and does for it what only
+// Brings the page (aprendiz/views/page.js) into the host once the host's own stands, and does for it what only
 // the host's page can: use a result in txt2img, read how pictures are drawn there, show the lists anew.
 
 {

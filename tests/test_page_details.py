@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -123,6 +125,84 @@ def test_a_run_that_could_not_be_read_for_the_comparison_is_read_again(page: Pag
     page.unroute("**/runs/blip/events*")
     expect(page.locator(".ap-comparison .ap-head")).to_have_text(["blip step 10"], timeout=PATIENCE)
     shutil.rmtree(place / "out" / "aprendiz" / "blip")
+
+
+def test_a_preset_takes_the_place_of_the_one_before_also_by_the_keyboard(page: Page) -> None:
+    steps, rank, prior = (page.locator(f"#aprendiz-{one} input") for one in ("training-steps", "lora-rank", "prior-pictures"))
+    fill(page, "lora-rank", "5")
+    page.locator("#aprendiz-preset select").focus()
+    for _ in range(3):  # a quick try, a thing or a person, a style
+        page.keyboard.press("ArrowDown")
+    expect(page.locator("#aprendiz-preset select")).to_have_value("2")
+    assert (steps.input_value(), rank.input_value(), prior.input_value()) == ("2000", "32", "0")
+    fill(page, "training-steps", "700")  # a hand's own change stays
+    page.keyboard.press("Tab")
+    page.locator("#aprendiz-preset select").select_option("As it is")
+    assert (steps.input_value(), rank.input_value()) == ("700", "5")
+    page.get_by_role("button", name="Put everything back").click()
+    expect(page.locator("#aprendiz-method-name select")).to_be_focused()
+
+
+def test_what_start_said_stays_while_the_folder_is_looked_at(page: Page, place: Path) -> None:
+    fill(page, "lora-rank", "0")
+    fill(page, "optimizer-learning-rate", "fast")
+    fill(page, "data-path", str(place / "nowhere"))
+    with page.expect_response("**/aprendiz/pictures"):
+        page.locator("#aprendiz-start").click()
+    expect(page.locator("#aprendiz-data-path .ap-problem")).to_contain_text("There is no folder", timeout=PATIENCE)
+    expect(page.locator("#aprendiz-lora-rank .ap-problem")).to_be_visible()
+    expect(page.locator("#aprendiz-optimizer-learning-rate .ap-problem")).to_be_visible()
+    fill(page, "data-path", os.path.abspath(os.sep))  # outside of what the page may open
+    expect(page.locator("#aprendiz-data-path .ap-problem")).to_contain_text("outside the folders", timeout=PATIENCE)
+    fill(page, "data-path", str(place / "fish"))
+    expect(page.locator("#aprendiz-live figure")).to_have_count(3, timeout=PATIENCE)
+    expect(page.locator("#aprendiz-data-path .ap-problem")).to_have_count(0)
+    expect(page.locator("#aprendiz-lora-rank .ap-problem")).to_be_visible()
+
+
+def test_what_a_check_finds_is_told_no_more_once_something_was_started(page: Page) -> None:
+    wrong = {"template": "", "fields": {}, "text": "This was wrong before.", "where": "training.steps", "warning": False}
+    waiting: list[Route] = []
+    page.route("**/aprendiz/check", lambda route: waiting.append(route))
+    page.locator("#aprendiz-check").click()
+    until(page, lambda: len(waiting) > 0)
+    page.locator("#aprendiz-start").click()
+    expect(page.locator("#aprendiz-data-path .ap-problem")).to_be_visible(timeout=PATIENCE)
+    with page.expect_response("**/aprendiz/check"):
+        waiting[0].fulfill(json={"done": True, "forecast": {}, "problems": [wrong]})
+    page.wait_for_timeout(300)
+    expect(page.get_by_text("This was wrong before.")).to_have_count(0)
+    field = page.locator("#aprendiz-data-path input")
+    expect(field).to_have_attribute("aria-invalid", "")
+    expect(field).to_have_accessible_description(re.compile("folder with the pictures.*Name the folder", re.DOTALL))
+
+
+def test_start_and_what_it_says_stay_in_sight(page: Page, place: Path) -> None:
+    page.route("**/aprendiz/start", lambda route: route.abort())
+    for width, height in ((1280, 700), (390, 700)):
+        page.set_viewport_size({"width": width, "height": height})
+        page.locator("#aprendiz-section-output").scroll_into_view_if_needed()
+        start = page.locator("#aprendiz-start")
+        expect(start).to_be_in_viewport(ratio=1, timeout=PATIENCE)
+        start.click()
+        expect(page.locator(".ap-note")).to_contain_text("The server did not answer.", timeout=PATIENCE)
+        expect(page.locator(".ap-note")).to_be_in_viewport(ratio=1)
+        expect(start).to_be_focused()
+
+
+def test_a_number_that_is_too_large_for_the_browser_arrives_whole(page: Page, place: Path) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def answer(route: Route) -> None:
+        asked.append(route.request.post_data_json)
+        route.abort()
+
+    page.route("**/aprendiz/start", answer)
+    page.get_by_text("Duration, size and device").click()
+    fill(page, "training-seed", "9007199254740993")
+    page.locator("#aprendiz-start").click()
+    until(page, lambda: len(asked) > 0)
+    assert asked[0]["form"]["controls"]["aprendiz-training-seed"] == "9007199254740993"
 
 
 LIGHT = """

@@ -24,9 +24,9 @@ from aprendiz.data.bench import Change
 from aprendiz.errors import AprendizError, ProblemsError, RunError
 from aprendiz.run import Run
 from aprendiz.settings import SECTIONS, Job
-from aprendiz.views import controls, results, studio
+from aprendiz.views import controls, form, results, studio
 from aprendiz.views.desk import UNPLACED, Desk, at_once
-from aprendiz.views.presets import presets
+from aprendiz.views.presets import cards, subjects
 from aprendiz.views.questions import CHECKS
 from aprendiz.views.routes import EVENTS_AT_ONCE, Answer, Request, Routes, mount
 
@@ -70,6 +70,11 @@ def told(answer: Answer, status: int = 200) -> dict[str, Any]:
     return value
 
 
+def filled(values: dict[str, Any]) -> dict[str, Any]:
+    """The form that has these values."""
+    return form.of_job({"method": {"name": "lora"}, **values})
+
+
 def made(tmp_path: Path, data: Path, **settings: Any) -> Run:
     return Run.create(tmp_path / "out", Job.read({"data": str(data), "steps": 3, "name": "one", **settings}), "digest")
 
@@ -78,7 +83,7 @@ def made(tmp_path: Path, data: Path, **settings: Any) -> Run:
 
 
 def test_the_pictures_of_a_folder_come_with_their_captions_and_those_in_trouble_first(routes: Routes, data: Path) -> None:
-    found = told(post(routes, "pictures", {"values": {"data": {"path": str(data)}}}))
+    found = told(post(routes, "pictures", {"form": filled({"data": {"path": str(data)}})}))
     assert (found["total"], found["captioned"], found["troubled"]) == (3, 2, 1)
     assert [one["name"] for one in found["pictures"]] == ["b.png", "a.png", "c.png"]
     assert "has no caption" in found["pictures"][0]["problems"][0]["text"]
@@ -87,7 +92,7 @@ def test_the_pictures_of_a_folder_come_with_their_captions_and_those_in_trouble_
 
 
 def test_a_trigger_word_is_shown_in_what_is_trained_and_never_written_into_the_caption(routes: Routes, data: Path) -> None:
-    found = told(post(routes, "pictures", {"values": {"data": {"path": str(data), "trigger": "zwx"}}}))
+    found = told(post(routes, "pictures", {"form": filled({"data": {"path": str(data), "trigger": "zwx"}})}))
     one = next(one for one in found["pictures"] if one["name"] == "a.png")
     assert one["taught"] == ["zwx, a grey wall"] and one["caption"] == "a grey wall"
 
@@ -125,10 +130,10 @@ def test_captions_written_meanwhile_leave_no_picture_out_of_those_asked_for_late
         if i != 4:
             (folder / f"{i}.txt").write_text("a wall", encoding="utf-8")
     values = {"data": {"path": str(folder)}}
-    first = told(post(routes, "pictures", {"values": values, "count": 3}))["pictures"]
+    first = told(post(routes, "pictures", {"form": filled(values), "count": 3}))["pictures"]
     assert [one["name"] for one in first] == ["4.png", "0.png", "1.png"]
     told(post(routes, "captions", {"folder": str(folder), "captions": {"4.png": "another wall"}}))
-    rest = told(post(routes, "pictures", {"values": values, "from": 3, "count": 3}))["pictures"]
+    rest = told(post(routes, "pictures", {"form": filled(values), "from": 3, "count": 3}))["pictures"]
     assert [one["name"] for one in rest] == ["2.png", "3.png", "5.png"]
 
 
@@ -177,7 +182,7 @@ def test_no_folder_outside_those_configured_is_opened(routes: Routes, desk: Desk
     Image.new("RGB", (8, 8)).save(outside / "a.png")
     (data / "door").symlink_to(outside, target_is_directory=True)
     folder = {"plain": outside, "dots": data / ".." / ".." / "outside", "link": data / "door"}[way]
-    for answer in (post(routes, "pictures", {"values": {"data": {"path": str(folder)}}}),
+    for answer in (post(routes, "pictures", {"form": filled({"data": {"path": str(folder)}})}),
                    get(routes, "thumbnail", folder=str(folder), name="a.png"),
                    post(routes, "captions", {"folder": str(folder), "captions": {"a.png": "x"}})):
         sentence = told(answer, 400)["problems"][0]["text"]
@@ -194,7 +199,7 @@ def test_a_change_of_all_captions_is_one_request_and_can_be_taken_back(routes: R
     values = {"data": {"path": str(data)}}
 
     def edit(kind: str, find: str, by: str = "") -> Any:
-        return told(post(routes, "edit", {"values": values, "kind": kind, "find": find, "by": by}))
+        return told(post(routes, "edit", {"form": filled(values), "kind": kind, "find": find, "by": by}))
 
     def captions() -> list[str]:
         return [file.read_text(encoding="utf-8").strip() for file in (data / "a.txt", data / "b.txt") if file.exists()]
@@ -202,15 +207,15 @@ def test_a_change_of_all_captions_is_one_request_and_can_be_taken_back(routes: R
     front = edit("front", "zwx")
     assert front["count"] == 2 and captions() == ["zwx, a grey wall, old, wide", "zwx"]  # the table's own stays in the table
     assert edit("front", "zwx")["count"] == 0
-    assert told(post(routes, "pictures", {"values": values}))["tags"] == [["zwx", 2]]  # what only one has is no tag
+    assert told(post(routes, "pictures", {"form": filled(values)}))["tags"] == [["zwx", 2]]  # what only one has is no tag
     assert edit("rename", "old", "new")["count"] == 1 and captions()[0] == "zwx, a grey wall, new, wide"
     assert edit("remove", "new")["count"] == 1 and captions()[0] == "zwx, a grey wall, wide"
     assert edit("replace", "a grey", SCRIPT)["count"] == 1 and captions()[0] == f"zwx, {SCRIPT} wall, wide"
     assert edit("end", "photo")["count"] == 2 and captions()[1] == "zwx, photo"
-    assert told(post(routes, "unedit", {"values": values, "id": front["id"]}))["count"] == 2
+    assert told(post(routes, "unedit", {"form": filled(values), "id": front["id"]}))["count"] == 2
     assert captions() == ["a grey wall, old, wide", ""]
-    assert post(routes, "unedit", {"values": values, "id": front["id"]}).status == 400
-    nothing = told(post(routes, "edit", {"values": values, "kind": "replace", "find": " "}), 400)["problems"][0]["text"]
+    assert post(routes, "unedit", {"form": filled(values), "id": front["id"]}).status == 400
+    nothing = told(post(routes, "edit", {"form": filled(values), "kind": "replace", "find": " "}), 400)["problems"][0]["text"]
     answers("page: replace nothing in all captions", nothing)
 
 
@@ -218,9 +223,9 @@ def test_a_change_of_all_captions_is_taken_back_where_it_was_made(routes: Routes
     other = tmp_path / "allowed" / "other"  # which the page has opened meanwhile, with pictures of the same names
     shutil.copytree(data, other)
     (other / "a.txt").write_text("another wall", encoding="utf-8")
-    done = told(post(routes, "edit", {"values": {"data": {"path": str(data)}}, "kind": "front", "find": "zwx"}))
+    done = told(post(routes, "edit", {"form": filled({"data": {"path": str(data)}}), "kind": "front", "find": "zwx"}))
     assert done["count"] == 2
-    back = told(post(routes, "unedit", {"values": {"data": {"path": str(other)}}, "id": done["id"]}))
+    back = told(post(routes, "unedit", {"form": filled({"data": {"path": str(other)}}), "id": done["id"]}))
     assert back["count"] == 2 and (data / "a.txt").read_text(encoding="utf-8").strip() == "a grey wall"
     assert (other / "a.txt").read_text(encoding="utf-8") == "another wall" and not (other / "b.txt").exists()
 
@@ -240,9 +245,10 @@ def test_runs_are_listed_and_read_on_from_where_they_were_read_to(routes: Routes
     run.attempt = 1
     run.event("step", step=1, steps=3, loss=0.5)
     one, = told(get(routes, "runs"))["runs"]
-    assert {**one, "time": None} == {"name": "one", "state": "dead", "busy": False, "step": 1, "steps": 3, "loss": 0.5,
-                                     "picture": None, "time": None, "file": None, "method": "lora", "base": "micro",
-                                     "trigger": None, "files": [], "prompts": [], "log": None}
+    assert {**one, "time": None} == {"name": "one", "folder": str(run.folder), "state": "dead", "busy": False,
+                                     "step": 1, "steps": 3, "loss": 0.5, "picture": None, "time": None, "file": None,
+                                     "method": "lora", "base": "micro", "trigger": None, "files": [], "prompts": [],
+                                     "log": None}
     first = told(get(routes, "runs/one/events"))
     assert [event["event"] for event in first["events"]] == ["queued", "step"] and first["state"] == "dead" and first["problems"]
     run.event("finished", step=3, file="one.safetensors")
@@ -430,7 +436,7 @@ def test_a_check_tells_of_broken_pictures_and_what_the_run_comes_to(routes: Rout
     (data / "a.png").write_bytes(whole[:len(whole) // 2])  # its header is fine: only reading all of it tells
     values = {"data": {"path": str(data)}, "training": {"steps": 7}}
     end = time.monotonic() + 120
-    while not (answer := told(post(routes, "check", {"values": values})))["done"] and time.monotonic() < end:
+    while not (answer := told(post(routes, "check", {"form": filled(values)})))["done"] and time.monotonic() < end:
         time.sleep(0.1)
     assert answer["forecast"]["steps"] == 7 and answer["forecast"]["lines"]
     found = {(problem["where"], problem["warning"]) for problem in answer["problems"]}
@@ -476,12 +482,12 @@ def test_pages_with_different_settings_all_get_their_estimate(routes: Routes, da
     waiting = {steps: {"data": {"path": str(data)}, "training": {"steps": steps}} for steps in range(1, CHECKS + 3)}
     got = {}
     for _ in range(3):
-        assert not any(told(post(routes, "estimate", {"values": values}))["done"] for values in waiting.values())
+        assert not any(told(post(routes, "estimate", {"form": filled(values)}))["done"] for values in waiting.values())
     going.touch()
     end = time.monotonic() + 60
     while waiting and time.monotonic() < end:
         for steps, values in [*waiting.items()]:
-            answer = told(post(routes, "estimate", {"values": values}))
+            answer = told(post(routes, "estimate", {"form": filled(values)}))
             if answer["done"]:
                 got[steps] = answer["lines"]
                 del waiting[steps]
@@ -502,11 +508,11 @@ def test_an_estimate_needs_no_look_at_the_pictures_and_is_silent_about_what_is_w
     (data / "broken.png").write_bytes(b"no picture")
     values = {"data": {"path": str(data)}, "training": {"steps": 7}}
     end = time.monotonic() + 120
-    while not (answer := told(post(routes, "estimate", {"values": values})))["done"] and time.monotonic() < end:
+    while not (answer := told(post(routes, "estimate", {"form": filled(values)})))["done"] and time.monotonic() < end:
         time.sleep(0.1)
     assert answer["lines"][0].startswith("Steps: 7.") and answer["lines"][1].startswith("Memory: about 0.")
     for wrong in ({"training": {"steps": 0}}, {"data": {"path": "/etc"}}, {"base": {"path": "/nowhere"}}):
-        assert told(post(routes, "estimate", {"values": {**values, **wrong}})) == {"done": True, "lines": []}
+        assert told(post(routes, "estimate", {"form": filled({**values, **wrong})})) == {"done": True, "lines": []}
 
 
 # Who may ask
@@ -539,7 +545,7 @@ def test_whoever_has_not_logged_in_gets_nothing(routes: Routes) -> None:
 def test_a_request_that_is_too_large_or_makes_no_sense_is_refused(routes: Routes) -> None:
     asked = client(routes)
     assert asked.post("/aprendiz/captions", content=b"x" * (5 << 20)).status_code == 413
-    for body in (b"", b"[]", b"\xff\xfe", b'{"captions": 5, "folder": 7}', b'{"values": 3}', b"[" * 100_000):
+    for body in (b"", b"[]", b"\xff\xfe", b'{"captions": 5, "folder": 7}', b'{"form": 3}', b"[" * 100_000):
         for path in ("captions", "pictures", "check"):
             assert asked.post(f"/aprendiz/{path}", content=body).status_code == 400, (path, body[:20])
     assert asked.get("/aprendiz/nothing").status_code == 404
@@ -558,7 +564,7 @@ def test_a_script_that_failed_once_can_be_asked_for_by_another_name(routes: Rout
 
 def test_answers_cannot_be_taken_for_a_page(routes: Routes, data: Path) -> None:
     (data / "b.txt").write_text(SCRIPT, encoding="utf-8")
-    answer = client(routes).post("/aprendiz/pictures", json={"values": {"data": {"path": str(data)}}})
+    answer = client(routes).post("/aprendiz/pictures", json={"form": filled({"data": {"path": str(data)}})})
     assert SCRIPT in answer.text
     assert answer.headers["content-type"].startswith("application/json") and answer.headers["x-content-type-options"] == "nosniff"
 
@@ -689,22 +695,54 @@ def test_a_form_becomes_a_jobs_values_and_a_run_fills_a_form(routes: Routes, tmp
     held = {"aprendiz-data-path": str(data), "aprendiz-training-steps": "7", "aprendiz-lora-rank": "8",
             "aprendiz-textual-inversion-vectors": "3", "aprendiz-data-flip": True,
             "aprendiz-samples-sample-prompts": "a fish\na cat\n"}
-    values = told(post(routes, "values", {"method": "lora", "controls": held}))
+    values = form.values({"method": "lora", "controls": held})
     assert values == {"method": {"name": "lora", "rank": 8}, "training": {"steps": 7}, "data": {"path": str(data), "flip": True},
                       "samples": {"sample_prompts": ["a fish", "a cat"]}}  # nothing of other methods
     run = made(tmp_path, data, rank=8, again=True)
-    filled = told(get(routes, "runs/one/form"))
-    assert filled == {"method": "lora", "controls": {"aprendiz-data-path": str(data), "aprendiz-training-steps": "3",
+    there = told(get(routes, "runs/one/form"))
+    assert there == {"method": "lora", "controls": {"aprendiz-data-path": str(data), "aprendiz-training-steps": "3",
                                                      "aprendiz-output-name": "one", "aprendiz-lora-rank": 8}}
-    back = Job.read(told(post(routes, "values", filled)))
+    back = Job.read(form.values(there))
     assert back == Job.read({**run.values(), "output": {**run.values()["output"], "again": False}})
-    for wrong in ({}, {"method": "lora"}, {"method": "lora", "controls": 3}):
-        assert post(routes, "values", wrong).status == 400
+    for wrong in ({}, {"method": "lora"}, {"method": "lora", "controls": 3}, {"method": 3, "controls": {}}, 3):
+        assert post(routes, "check", {"form": wrong}).status == 400 or told(post(routes, "check", {"form": wrong}))["problems"]
+
+
+def test_what_follows_from_the_rest_of_a_job_is_not_filled_in(tmp_path: Path) -> None:
+    prodigy = Job.read({"data": "p", "optimizer": {"optimizer": "prodigy", "weight_decay": 0.012345678}, "seed": 3})
+    held = form.of_job(prodigy.values())["controls"]
+    assert prodigy.optimizer.learning_rate == 1 and "aprendiz-optimizer-learning-rate" not in held
+    assert held["aprendiz-optimizer-weight-decay"] == "0.012345678"
+    assert Job.read(form.values(form.of_job(prodigy.values()))) == prodigy
+    control = Job.read({"data": "p", "method": {"name": "controlnet", "control": "scribble"}})
+    assert control.output.name and "aprendiz-output-name" not in form.of_job(control.values())["controls"]
+    assert form.of_job(Job.read({"data": "p", "name": "mine"}).values())["controls"]["aprendiz-output-name"] == "mine"
+    broken = control.values() | {"training": {**control.values()["training"], "steps": 0}}
+    assert form.of_job(broken)["controls"]["aprendiz-training-steps"] == "0"
+
+
+def test_a_run_of_a_method_that_is_gone_fills_no_form(routes: Routes, tmp_path: Path, data: Path, answers: Answers) -> None:
+    run = made(tmp_path, data)
+    (run.folder / "job.json").write_text(json.dumps({**run.values(), "method": {"name": "sorcery"}}), encoding="utf-8")
+    problem = told(get(routes, "runs/one/form"), 400)["problems"][0]
+    assert "sorcery" in problem["text"]
+    answers("page: the settings of a run of the method 'sorcery'", problem["text"])
+
+
+@pytest.mark.parametrize(("tag", "title"), [("es", "Inversión textual"), ("pt-BR", "Inversão textual")])
+def test_methods_presets_and_sections_have_titles_in_the_persons_language(routes: Routes, monkeypatch: pytest.MonkeyPatch,
+                                                                          tag: str, title: str) -> None:
+    english = told(get(routes, "words"))
+    monkeypatch.setenv("APRENDIZ_LANGUAGE", tag)
+    shown = told(get(routes, "words"))
+    assert shown["methods"]["textual_inversion"]["title"] == title
+    for part in ("sections", "presets", "cards"):
+        assert not {one["title"] for one in shown[part]} & {one["title"] for one in english[part]}
 
 
 def test_what_is_wrong_with_a_job_that_is_to_start_is_told_and_no_run_is_made(routes: Routes, tmp_path: Path, data: Path) -> None:
     values = {"data": {"path": str(data)}, "training": {"steps": 0}, "base": {"path": "/etc/passwd"}}
-    problems = told(post(routes, "start", {"values": values}), 400)["problems"]
+    problems = told(post(routes, "start", {"form": filled(values)}), 400)["problems"]
     assert {problem["where"] for problem in problems} == {"training.steps", "base.path"}
     assert not (tmp_path / "out").exists()
 
@@ -745,7 +783,7 @@ def test_what_is_typed_wrong_gets_the_schemas_own_sentence(answers: Answers) -> 
 
 
 def test_every_preset_names_settings_there_are_with_values_they_take() -> None:
-    for preset in presets():
+    for preset in [*subjects(), *cards()]:
         values: dict[str, Any] = {"data": "p", "method.name": preset.method or "lora"}
         known = {control.where for control in controls.controls() if control.method in ("", preset.method)}
         assert set(preset.values) <= known

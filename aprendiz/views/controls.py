@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from .. import registry
-from ..errors import Problem
+from ..errors import AprendizError, Problem
 from ..knobs import Knob, kinds, knobs
 from ..settings import SECTIONS, Job
 from ..texts import label, language, say
@@ -111,7 +111,9 @@ class Control:
             return {None: OFF, True: YES, False: NO}.get(value, value) if value is None or isinstance(value, bool) else value
         if self.kind == "number":
             return value
-        return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+        if isinstance(value, float) and float(short := f"{value:g}") == value:
+            return short
+        return "" if value is None else str(value)
 
     def taken(self, given: Any) -> Any:
         """What stands in the control as the plain value that the schema's check expects; no number that JSON has no word for."""
@@ -154,14 +156,23 @@ def job_values(method: str, given: Iterable[tuple[Control, Any]]) -> dict[str, d
 def filled(order: Sequence[Control], values: Mapping[str, Any]) -> list[Any]:
     """What stands in the controls for a job's values.
 
-    What they do not say has its default; so has what any job of that method has where nothing was set, or it would stay so under
-    another method.
+    What they do not say has its default; so has what follows from the rest of the job where it is not set, or it would stay as it
+    is under another method, optimizer or base.
     """
     method = str(values.get("method", {}).get("name", ""))
-    usual = Job.read({"method": {"name": method}, "data": {"path": "."}}).values() if method in registry.methods() else {}
     told = []
     for control in order:
         section = values.get(control.section, {}) if control.method in ("", method) else {}
         value = section.get(control.name, control.default)
-        told.append(control.shown(control.default if value == usual.get(control.section, {}).get(control.name) else value))
+        told.append(control.shown(control.default if value == control.default or follows(values, control) else value))
     return told
+
+
+def follows(values: Mapping[str, Any], control: Control) -> bool:
+    """Whether a job has the same value for a control where it is not set."""
+    inner = dict(values[control.section])
+    value = inner.pop(control.name)
+    try:
+        return bool(Job.read({**values, control.section: inner}).values()[control.section][control.name] == value)
+    except AprendizError:  # a job that cannot be read as it is
+        return False

@@ -258,12 +258,12 @@ class Desk:
     def data(self, values: Mapping[str, Any]) -> DataSettings:
         """The settings of the pictures alone, for a page that is still being filled in. Raises ProblemsError, RunError."""
         inner = unfold(values).get("data", {})
-        settings, problems = read(DataSettings, inner if isinstance(inner, Mapping) else {}, "data")
+        inner = inner if isinstance(inner, Mapping) else {}
+        settings, problems = read(DataSettings, inner, "data")
         stopping = [problem for problem in problems if not problem.warning]
+        stopping += self._paths("data", inner)
         if settings is None or stopping:
             raise ProblemsError(stopping)
-        if settings.path:
-            self.allowed(Path(settings.path))
         return settings
 
     # Trying results out

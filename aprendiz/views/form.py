@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import Problem
+from .. import registry
+from ..errors import Problem, RunError
 from ..settings import SECTIONS
+from ..texts import say
 from .controls import Control, controls, filled, job_values
 from .presets import Preset, cards, subjects
 
@@ -66,11 +68,15 @@ def values(form: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def of_job(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The form of a job's values. That a job was trained again once is not to be asked for by whoever changes it."""
-    told = {**values, "output": {**values.get("output", {}), "again": False}}
+    """The form of a job's values. Raises RunError for a method that there is not."""
+    told = {**values, "output": {**values.get("output", {}), "again": False}}  # asked for once, not of whatever is made from it
+    method = values.get("method", {}).get("name")
+    if method not in registry.methods():
+        raise RunError("This run was made with the method {method}, which is not known here. Choose one of: {known}.",
+                       method=method, known=", ".join(registry.methods()))
     found = controls()
     standing = zip(found, filled(found, told))
-    return {"method": told["method"]["name"],
+    return {"method": method,
             "controls": {control.id: shown for control, shown in standing if shown != control.shown(control.default)}}
 
 
@@ -78,6 +84,7 @@ def texts() -> list[str]:
     """Every text of the form, in the language of this process."""
     told = drawn()
     found = [text for one in told["settings"] for text in (one["label"], one["help"], one["empty"], *one["choices"])]
+    found += [say(method.title) for method in registry.methods().values()]
     found += [one["title"] for part in ("sections", "presets", "cards") for one in told[part]]
     return [text for text in dict.fromkeys(found) if text.strip()]
 

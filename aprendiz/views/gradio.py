@@ -6,11 +6,17 @@ Why not Gradio's components: `docs/decisions/0007-the-page-draws-its-own-setting
 from __future__ import annotations
 
 import html
+import json
 from typing import Any
 
 from ..texts import say
+from .words import words
+
+EARLY = ("lost", "login", "refused")  # texts that the script needs where it cannot ask for texts
 
 
 def build(gr: Any) -> None:
     """The page, inside a `gr.Blocks` that the host has opened."""
-    gr.HTML(f'<div id="aprendiz"><p>{html.escape(say("Opening the page"))}</p></div>')
+    known = words()
+    early = html.escape(json.dumps({key: known[key] for key in EARLY}))
+    gr.HTML(f'<div id="aprendiz" data-words="{early}"><p>{html.escape(say("Opening the page"))}</p></div>')

@@ -22,13 +22,16 @@ export const form = () => ({method: method(), controls: changed()})
 /** The method that is chosen. */
 export const method = () => choosers.method.value
 
+/** The folder of pictures that a form names. */
+export const folderOf = form => (form.controls['aprendiz-data-path'] ?? '').trim()
+
 /** What stands in a setting. */
 export const valueOf = id => fields.get(id).read()
 
 /** Put values in, by the settings' ids; `anew`: what is not named gets its default. */
 export function fillIn({method: name, controls}, anew = false) {
-  if (name in told.methods) choosers.method.value = name
-  if (anew) choosers.preset.value = choosers.card.value = ''  // what was filled in by them is gone
+  if (Object.hasOwn(told.methods, name)) choosers.method.value = name
+  if (anew) for (const one of ['preset', 'card']) { choosers[one].value = ''; delete laid[one] }  // what was filled in by them is gone
   for (const [id, {one, write}] of fields) {
     if (controls[id] !== undefined) write(controls[id])
     else if (anew) write(one.default)
@@ -56,14 +59,14 @@ function mark() {
     box.hidden = one.when !== null && !one.when.values.map(plain).includes(valueOf(one.when.id))
   }
   for (const [name, element] of own) element.hidden = name !== method()
-  allBack.hidden = !Object.keys(changed()).length
+  allBack.hidden = ![...fields.values()].some(field => ['', method()].includes(field.one.method) && isChanged(field))
   if (choosers.preset.dataset.method !== method()) listPresets()
 }
 
 // Drawing
 
 function build() {
-  const drawn = keep => told.settings.filter(keep).map(draw)
+  const drawn = which => told.settings.filter(which).map(draw)
   const folded = (name, title, ...inside) => {
     const {whole, body} = section(`section-${name}`, title, false)
     whole.id = `aprendiz-section-${name}`
@@ -71,7 +74,7 @@ function build() {
     return whole
   }
   const names = Object.keys(told.methods), slug = name => name.replaceAll('_', '-')
-  allBack = make('button', {id: 'aprendiz-all-back', type: 'button', onclick: () => fillIn({controls: {}}, true)}, say('put_all_back'))
+  allBack = make('button', {id: 'aprendiz-all-back', type: 'button', onclick: () => { fillIn({controls: {}}, true); choosers.method.focus() }}, say('put_all_back'))
   whole = make('div', {id: 'aprendiz-settings'},
     make('button', {class: 'ap-skip', type: 'button', onclick: () => find('aprendiz-start').focus()}, say('to_start')),
     make('div', {class: 'ap-section'},
@@ -84,12 +87,20 @@ function build() {
     ...names.map(name => owned(name, folded(slug(name), told.methods[name].title, ...drawn(one => !one.basic && one.method === name)))),
     ...told.sections.map(({name, title}) => folded(name, title, ...drawn(one => !one.basic && !one.method && sectionOf(one) === name))))
   listPresets()
-  choosers.preset.addEventListener('change', () => put(presets()[choosers.preset.value]))
-  choosers.card.addEventListener('change', () => put(told.cards[choosers.card.value]))
+  choosers.preset.addEventListener('change', () => lay('preset', presets()[choosers.preset.value]))
+  choosers.card.addEventListener('change', () => lay('card', told.cards[choosers.card.value]))
   for (const kind of ['input', 'change']) whole.addEventListener(kind, () => { mark(); keep() })
 }
 
-const put = preset => { if (preset) fillIn({controls: preset.controls}) }
+const laid = {}  // by chooser: what it filled in last, and what stood there before: {id: [is, was]}
+
+/** Fill in what is chosen, in place of what was chosen before: arrow keys choose one after the other. */
+function lay(name, {controls} = {controls: {}}) {
+  for (const [id, [is, was]] of Object.entries(laid[name] ?? {})) if (valueOf(id) === is) fields.get(id).write(was)
+  laid[name] = Object.fromEntries(Object.entries(controls).map(([id, is]) => [id, [plain(is), valueOf(id)]]))
+  fillIn({controls})
+}
+
 const sectionOf = one => one.where.split('.')[0]
 const grid = (...inside) => make('div', {class: 'ap-fields'}, ...inside)
 
@@ -103,6 +114,7 @@ const presets = () => told.presets.filter(one => ['', method()].includes(one.met
 function listPresets() {
   options(choosers.preset, [['', say('as_it_is')], ...presets().map((one, index) => [index, one.title])])
   choosers.preset.dataset.method = method()
+  delete laid.preset
 }
 
 const options = (select, pairs) => fill(select, ...pairs.map(([value, text]) => make('option', {value}, text)))
@@ -122,6 +134,7 @@ function draw(one) {
   first.setAttribute('aria-describedby', `${one.id}-help`)
   const was = one.default === '' || one.default === null ? say('nothing') : String(one.default)
   const back = make('button', {class: 'ap-back', type: 'button', hidden: true, title: say('default_is', {value: was}),
+    'aria-label': `${say('put_back')}: ${one.label}`,
     onclick: () => { fillIn({controls: {[one.id]: one.default}}); first.focus() }}, say('put_back'))
   const name = make('label', {for: first.id}, one.label), check = one.kind === 'checkbox'
   const wide = one.path || one.kind === 'lines'
@@ -155,7 +168,7 @@ const WRITTEN = {
     options(input, [...one.choices.map((path, index) => [path, names.indexOf(names[index]) === names.lastIndexOf(names[index]) ? names[index] : path]),
       [TYPED, say('by_path')]])
     const show = () => { path.hidden = input.value !== TYPED }
-    input.addEventListener('change', () => { show(); if (!path.hidden) path.focus() })
+    input.addEventListener('change', show)
     const write = value => {
       const known = one.choices.includes(value)
       input.value = known ? value : TYPED
@@ -174,13 +187,21 @@ function among(select, value) {
 
 // Kept in this tab
 
-const keep = () => { try { sessionStorage.setItem(KEPT, JSON.stringify(form())) } catch { /* it keeps nothing */ } }
+const keep = () => {
+  const chosen = {preset: choosers.preset.value, card: choosers.card.value}
+  try { sessionStorage.setItem(KEPT, JSON.stringify({...form(), chosen, laid})) } catch { /* it keeps nothing */ }
+}
 
 /** Fill in what was filled in before the page was loaded anew. */
 export function restore() {
   try {
     const kept = JSON.parse(sessionStorage.getItem(KEPT))
-    if (kept) return fillIn(kept)
+    if (kept) {
+      fillIn(kept)
+      for (const name of ['preset', 'card']) choosers[name].value = kept.chosen[name]
+      Object.assign(laid, kept.laid)
+      return keep()
+    }
   } catch { /* it keeps nothing */ }
   mark()
 }

@@ -13,7 +13,13 @@ const SHORTEST_PAUSE = 1000, LONGEST_PAUSE = 15000
 
 /** What the page was told once, by the route `words`: texts, what the form is drawn from, methods, samplers. */
 export const told = {words: {}, panel: {}, settings: [], sections: [], presets: [], cards: [], methods: {}, samplers: [], largest_picture: 0}
-export const say = (key, fields = {}) => (told.words[key] || key).replace(/{(\w+)}/g, (all, name) => fields[name] ?? all)
+export const say = (key, fields = {}) => (told.words[key] ?? early(key) ?? key).replace(/{(\w+)}/g, (all, name) => fields[name] ?? all)
+
+/** A text that is needed before the texts have come: the host's page brings it. */
+function early(key) {
+  const brought = find('aprendiz')?.dataset.words
+  return brought && JSON.parse(brought)[key]
+}
 
 const there = child => child !== null && child !== undefined && child !== false
 

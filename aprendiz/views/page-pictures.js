@@ -1,44 +1,47 @@
 // The pictures of the folder with their captions, editable in place and saved as they are written; changes to all of them.
 
 import {draftOf, onCaption, send, settle, typed} from './page-captions.js'
-import {ask, at, fill, insist, make, note, noteError, problemsOf, root, say, section, sentence, told, wait} from './page-parts.js'
-import {form, valueOf} from './page-form.js'
-import {showProblems} from './page-problems.js'
+import {ask, at, fill, insist, make, note, noteError, problemsOf, say, section, sentence, told, wait} from './page-parts.js'
+import {folderOf, valueOf} from './page-form.js'
+import {showProblems, showProblemsOf} from './page-problems.js'
 
 const PAGE = 60  // pictures asked for at a time
 const LISTED = 120000  // milliseconds that a folder's list may take
 const TRIES = 3, TRY_AGAIN = 3000  // of a thumbnail that did not come, and the milliseconds between them
-const album = {values: null, folder: '', total: 0, shown: [], first: [], problems: {}, tags: [], asked: 0}
+const album = {form: null, folder: '', total: 0, shown: [], first: [], problems: {}, tags: [], asked: 0}
 const lazy = new IntersectionObserver(seen => {
   for (const one of seen) if (one.isIntersecting) { one.target.src = one.target.dataset.src; lazy.unobserve(one.target) }
 }, {rootMargin: '400px'})
 
-/** The pictures of these values, unless they are there already. */
-export async function lookAgain(values) {
-  if (!album.folder || JSON.stringify(values.data) !== JSON.stringify(album.values?.data)) await loadPictures(values)
+/** What a form says of the pictures, and of nothing else. */
+const ofPictures = form => JSON.stringify(Object.entries(form?.controls ?? {}).filter(([id]) => id.startsWith('aprendiz-data-')))
+
+/** The pictures of this form, unless they are there already. */
+export async function lookAgain(form) {
+  if (!album.folder || ofPictures(form) !== ofPictures(album.form)) await loadPictures(form)
 }
 
 let part = null
 /** The section itself, made when the texts are there. */
 export function pictures() { part ||= section('pictures', say('pictures')); return part.whole }
 
-async function loadPictures(values, more = false, silent = () => {}) {
-  const asked = ++album.asked, wanted = () => asked === album.asked
-  album.values = values
-  if (!values.data?.path) { album.folder = ''; album.shown = []; return drawPictures() }
+async function loadPictures(form, more = false, silent = () => {}) {
+  const asked = ++album.asked, wanted = () => asked === album.asked, others = ofPictures(form) !== ofPictures(album.form)
+  album.form = form
+  if (!folderOf(form)) { album.folder = ''; album.shown = []; return drawPictures() }
   try {
-    const found = await insist('pictures', {values, from: more ? album.shown.length : 0, count: PAGE, first: album.first},
+    const found = await insist('pictures', {form, from: more ? album.shown.length : 0, count: PAGE, first: album.first},
       {patience: LISTED, wanted, silent})
     if (!found) return
     const {problems: other, pictures: here, ...counts} = found
     if (counts.folder !== album.folder) album.problems = {}  // those that Check told were another folder's
     Object.assign(album, {...counts, shown: more ? [...album.shown, ...here] : here, other, tags: found.tags ?? album.tags})
-    for (const problem of root().querySelectorAll('#aprendiz-data-path .ap-problem')) problem.remove()
+    if (others) showProblemsOf('data', [])
     if (more && part.body.querySelector('.ap-grid')) return drawMore(found.pictures)
   } catch (error) {
     if (!wanted()) return
     album.folder = ''; album.shown = []
-    showProblems(problemsOf(error))
+    showProblemsOf('data', problemsOf(error))
   }
   drawPictures()
 }
@@ -73,7 +76,7 @@ function drawMore(added) {
 /** Asks for more when it comes into sight, or by hand. */
 function moreButton() {
   if (album.shown.length >= album.total) return null
-  const button = make('button', {class: 'ap-next', onclick: () => { button.disabled = true; loadPictures(album.values, true) }}, say('more'))
+  const button = make('button', {class: 'ap-next', onclick: () => { button.disabled = true; loadPictures(album.form, true) }}, say('more'))
   ahead.disconnect()
   ahead.observe(button)
   return button
@@ -134,18 +137,18 @@ const kept = {open: false, from: '', to: ''}
 
 async function edit(kind, from, by = '') {
   note(say('changing'))
-  const {values} = album, folder = values.data.path
+  const {form, folder} = album
   if (!await settle()) return note(say('unheard'), true)  // what is being written first, or it would be changed under the writer
-  const shown = () => album.values.data?.path === folder  // by now it may be another
-  const done = await ask('edit', {values, kind, find: from, by})
+  const shown = () => album.folder === folder  // by now it may be another
+  const done = await ask('edit', {form, kind, find: from, by})
   note(say('replaced', {count: done.count}), false, ' ',
     done.id && make('button', {onclick: guarded(async () => {
       const back = await ask('unedit', {id: done.id})
       note(say('replaced', {count: back.count}))
-      if (shown()) await loadPictures(album.values)
+      if (shown()) await loadPictures(album.form)
     })}, say('undo')))
   if (!shown()) return
-  await loadPictures(album.values)
+  await loadPictures(album.form)
   for (const problem of done.problems) part.body.prepend(sentence(problem))
 }
 
@@ -173,29 +176,30 @@ function bench() {
   return whole
 }
 
-/** Check the whole job: problems go beside settings and pictures, the forecast above the buttons. */
 let checking = 0
-export async function check() {
+/** What is being checked is told no more. */
+export const leaveCheck = () => { checking++ }
+
+/** Check the whole job: problems go beside settings and pictures, the forecast above the buttons. */
+export async function check(form) {
   const mine = ++checking, wanted = () => mine === checking
   const silent = yes => wanted() && showProblems(yes ? [{text: say('lost')}] : [], yes ? [] : [say('checking')])
   silent(false)
   send()  // what is written beside the pictures is to be checked too
   try {
-    const values = await insist('values', form(), {wanted, silent})
-    if (!values) return
-    await loadPictures(values, false, silent)
-    let answer = await insist('check', {values}, {wanted, silent})
+    await loadPictures(form, false, silent)
+    let answer = await insist('check', {form}, {wanted, silent})
     while (answer && !answer.done) {
       await wait(500)
-      answer = await insist('check', {values}, {wanted, silent})
+      answer = await insist('check', {form}, {wanted, silent})
     }
     if (!answer) return
     const before = album.first.join('\n')
     album.problems = {}
-    const known = new Set(told.settings.map(one => one.where))
+    const known = new Set(['method.name', ...told.settings.map(one => one.where)])
     for (const problem of answer.problems) if (problem.where && !known.has(problem.where)) (album.problems[problem.where] ||= []).push(problem)
     album.first = Object.keys(album.problems)
-    if (album.first.join('\n') !== before) await loadPictures(values)  // in another order now
+    if (album.first.join('\n') !== before) await loadPictures(form)  // in another order now
     drawPictures()
     const names = new Set(album.shown.map(one => one.name))
     const elsewhere = answer.problems.filter(problem => !names.has(problem.where))

@@ -1,7 +1,7 @@
 // What is wrong, beside the setting that it concerns, or above the buttons; and what the run would come to.
 
-import {fieldOf} from './page-form.js'
-import {fill, make, root, say, sentence} from './page-parts.js'
+import {fieldOf, settings} from './page-form.js'
+import {fill, make, say, sentence} from './page-parts.js'
 
 const MOST = 40  // above the buttons
 
@@ -9,8 +9,35 @@ export const summary = make('div', {id: 'aprendiz-summary', role: 'status', 'ari
 export const estimate = make('div', {id: 'aprendiz-estimate', 'aria-live': 'polite'})
 
 export function clearProblems() {
-  for (const old of root().querySelectorAll('#aprendiz-settings .ap-problem')) old.remove()
+  clear('.ap-setting > .ap-problem')
   fill(summary)
+}
+
+function clear(which) {
+  for (const old of settings().querySelectorAll(which)) {
+    describe(old.parentNode, false)
+    old.remove()
+  }
+}
+
+/** Tell those who hear the page what is wrong with a setting, or that nothing is. */
+function describe(box, wrong) {
+  const input = box.querySelector('input, select, textarea')
+  input.toggleAttribute('aria-invalid', wrong)
+  input.setAttribute('aria-describedby', wrong ? `${box.id}-help ${box.id}-wrong` : `${box.id}-help`)
+}
+
+function beside(box, problem) {
+  const text = sentence(problem)
+  text.id = `${box.id}-wrong`
+  box.append(text)
+  describe(box, true)
+}
+
+/** In place of what was told of one section's settings; whoever is filling them in is not led away from them. */
+export function showProblemsOf(section, problems) {
+  clear(`[id^="aprendiz-${section}-"] > .ap-problem`)
+  for (const problem of problems) beside((fieldOf(problem.where) ?? fieldOf(`${section}.path`)).box, problem)
 }
 
 /** Show each problem under its setting, unfolding what hides it; those of no setting that is shown above the buttons. */
@@ -18,13 +45,13 @@ export function showProblems(problems, lines = []) {
   clearProblems()
   let first = null
   for (const problem of problems) {
-    const field = fieldOf(problem.where), text = sentence(problem)
+    const field = fieldOf(problem.where)
     if (!field || field.box.hidden) {  // it does not count at the moment, as far as the form can tell
-      if (summary.childElementCount < MOST) summary.append(text)
+      if (summary.childElementCount < MOST) summary.append(sentence(problem))
       continue
     }
     if (field.fold) field.fold.open = true
-    field.box.append(text)
+    beside(field.box, problem)
     first ??= field.box
   }
   for (const line of lines) summary.append(make('p', {class: 'ap-soft'}, line))

@@ -5,15 +5,15 @@
 
 import './panel.js'
 import {send} from './page-captions.js'
-import {fillIn, form, restore, settings} from './page-form.js'
+import {fillIn, folderOf, form, restore, settings} from './page-form.js'
 import {ask, at, fill, find, insist, make, note, noteError, problemsOf, remembered, say, silence, state, told, wait, wake} from './page-parts.js'
-import {check, drawPictures, lookAgain, pictures} from './page-pictures.js'
+import {check, drawPictures, leaveCheck, lookAgain, pictures} from './page-pictures.js'
 import {clearProblems, estimate, estimateWaits, showEstimate, showProblems, summary} from './page-problems.js'
 import {choose, follow, listRuns, places, runs, shelf} from './page-runs.js'
 import {listResults, tryRun, trying} from './page-try.js'
 
 const LIST_EVERY = 3000, EVENTS_EVERY = 1000, IDLE_EVERY = 10000  // milliseconds
-const TYPING = 1500, WRITTEN = 600  // until what was changed is looked at, while somebody types, and where a folder is named or a field left
+const TYPING = 1500, DONE = 600  // until what was changed is looked at, while somebody types, and where a folder is named or a field left
 
 let styled = null, drawn = null
 const opened = new IntersectionObserver(seen => { if (seen.some(one => one.isIntersecting)) tick() })
@@ -26,29 +26,33 @@ async function attach() {
   await (styled ||= style())
   const first = !drawn
   drawn ||= draw()
-  if (drawn[0].parentNode !== page) page.replaceChildren(...drawn)
+  if (drawn[0].parentNode !== page) {
+    page.replaceChildren(...drawn)
+    for (let one = page; one; one = one.parentElement) if (getComputedStyle(one).overflow === 'hidden') one.style.overflow = 'clip'  // or nothing stays in sight
+  }
   if (first) restore()
   return true
 }
 
 function draw() {
-  const start = make('button', {id: 'aprendiz-start', class: 'ap-main', type: 'button', onclick: () => begin(start)}, say('start'))
+  const look = make('button', {id: 'aprendiz-check', type: 'button', onclick: () => { note(''); check(form()) }}, say('check'))
+  const start = make('button', {id: 'aprendiz-start', class: 'ap-main', type: 'button', onclick: begin}, say('start'))
   const left = settings()
-  left.addEventListener('input', event => look(event.target.closest('#aprendiz-data-path, #aprendiz-data-trigger, #aprendiz-data-caption') ? WRITTEN : TYPING))
-  left.addEventListener('change', () => look(WRITTEN))
+  left.addEventListener('input', event => lookSoon(event.target.closest('#aprendiz-data-path, #aprendiz-data-trigger, #aprendiz-data-caption') ? DONE : TYPING))
+  left.addEventListener('change', () => lookSoon(DONE))
   if (window.aprendizHost) left.querySelector('#aprendiz-samples-sample-prompts').append(make('button', {class: 'ap-read', type: 'button', onclick: readHost}, say('read')))
   return [left, make('div', {class: 'ap-column'}, estimate, summary,
-    make('div', {id: 'aprendiz-buttons'}, make('button', {id: 'aprendiz-check', type: 'button', onclick: () => { note(''); check() }}, say('check')), start),
-    make('div', {id: 'aprendiz-live', role: 'region', 'aria-label': say('runs')}, silence, state, places.panel, trying(), runs(), pictures()))]
+    make('div', {id: 'aprendiz-buttons'}, silence, state, make('div', {class: 'ap-both'}, look, start)),
+    make('div', {id: 'aprendiz-live', role: 'region', 'aria-label': say('runs')}, places.panel, trying(), runs(), pictures()))]
 }
 
 /** Make the run of what is filled in. Not asked again by itself where nobody answers: it would be begun twice. */
-async function begin(button) {
+async function begin() {
+  leaveCheck()
   clearProblems()
   note(say('starting'))
-  button.disabled = true
   try {
-    const {started} = await ask('start', {values: await ask('values', form())})
+    const {started} = await ask('start', {form: form()})
     note('')
     choose(started)
     listRuns().catch(() => {})
@@ -58,33 +62,31 @@ async function begin(button) {
     if (!error.problems) noteError(error)
     else { note(''); showProblems(error.problems) }
   }
-  button.disabled = false
 }
 
 let looking = 0, waitingLook = null
 /** Show the pictures of what is filled in, and what it would come to, after so many milliseconds without another change. */
-function look(after) {
+function lookSoon(after) {
   const mine = ++looking, wanted = () => mine === looking
   clearTimeout(waitingLook)
   waitingLook = setTimeout(async () => {
     try {
-      const values = await insist('values', form(), {wanted})
-      if (!values) return
-      await lookAgain(values)
-      await foresee(values, wanted)
-    } catch (error) { if (wanted()) noteError(error) }
+      const asked = form()
+      await lookAgain(asked)
+      await foresee(asked, wanted)
+    } catch (error) { if (wanted()) { showEstimate([]); noteError(error) } }
   }, after)
 }
 
 /** Time and memory of what is asked for, beside Start; the newest question counts. */
-async function foresee(values, wanted) {
-  if (!values.data?.path) return showEstimate([])
+async function foresee(form, wanted) {
+  if (!folderOf(form)) return showEstimate([])
   estimateWaits()
   try {
-    let answer = await insist('estimate', {values}, {wanted})
+    let answer = await insist('estimate', {form}, {wanted})
     while (answer && !answer.done) {
       await wait(700)
-      answer = await insist('estimate', {values}, {wanted})
+      answer = await insist('estimate', {form}, {wanted})
     }
     if (answer) showEstimate(answer.lines || [])
   } catch { if (wanted()) showEstimate([]) }  // what is wrong is told by Check and Start
@@ -145,7 +147,9 @@ const style = () => new Promise(done => {
 
 /** What the page is told once, whatever stands in its way. */
 async function words() {
-  try { return await insist('words') } catch { await wait(LIST_EVERY) }
+  const why = text => { const page = find('aprendiz'); if (page) fill(page, make('p', {role: 'status'}, text)) }
+  try { return await insist('words', undefined, {silent: yes => yes && why(say('lost'))}) } catch (error) { why(problemsOf(error)[0].text) }
+  await wait(LIST_EVERY)
   return words()
 }
 
@@ -153,6 +157,7 @@ async function come() {
   Object.assign(told, await words())
   shelf.changed = listResults
   shelf.tried = tryRun
+  shelf.filled = leaveCheck
   tick()
   send()
   const {placed} = await ask('missed', {}).catch(() => ({placed: []}))

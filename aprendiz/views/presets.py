@@ -21,11 +21,6 @@ class Preset:
     method: str = ""
 
 
-def presets() -> list[Preset]:
-    """Those there are, in the person's language."""
-    return [*subjects(), *cards()]
-
-
 def subjects() -> list[Preset]:
     """By what is taught, and how."""
     quick = {"training.steps": 200, "training.batch_size": 1, "training.save_every_steps": 100, "samples.sample_every_steps": 50}

@@ -8,14 +8,13 @@
     GET  runs/NAME/loss.csv               its losses as a table
     POST runs/NAME/tell {command}         pause resume stop save sample
     POST runs/NAME/resume, delete         go on with it, remove it    runs/NAME/place       put where the host looks
-    POST pictures {values, from, count}   the pictures of a folder with their captions
+    POST pictures {form, from, count}     the pictures of a folder with their captions
     GET  thumbnail?folder=F&name=N        a small picture               GET picture?...      the same whole
     POST captions {folder, captions, known}   captions written back. known: of each what its file may hold by now, as far as the
                                           page knows; where it holds another text it is left so, and told as `now`
-    POST edit {values, kind, find, by}    all captions changed          unedit {id}             as they were
-    POST values {method, controls}        the job's values of a form (views/form.py)
-    POST check {values}                   problems and forecast         estimate {values}    steps, time and memory
-    POST start {values}                   the run of these values
+    POST edit {form, kind, find, by}      all captions changed          unedit {id}             as they were
+    POST check {form}                     problems and forecast         estimate {form}      steps, time and memory
+    POST start {form}                     the run of what is filled in: {method, controls}, as views/form.py has it
     POST try {run, file, prompt, ...}     pictures asked for            GET  tried?key=K     how far they are
     GET  drawn?key=K&n=N                  one of them                   POST untry {}        no more of them
     POST condition BYTES                  a condition picture to draw after, kept by a key   GET condition?key=K   the same
@@ -174,14 +173,12 @@ class Routes:
             return json_answer(self._captions(given))
         if name in ("edit", "unedit"):
             return json_answer(self._edit(name, given))
-        if name == "values":
-            return json_answer(form.values(given))
         if name == "start":
-            return json_answer({"started": self.desk.begin(given["values"]).name})
+            return json_answer({"started": self.desk.begin(form.values(given["form"])).name})
         if name == "check":
-            return json_answer(self.desk.check(given["values"]))
+            return json_answer(self.desk.check(form.values(given["form"])))
         if name == "estimate":
-            return json_answer(self.desk.estimate(given["values"]))
+            return json_answer(self.desk.estimate(form.values(given["form"])))
         if name == "try":
             return json_answer(self.desk.try_out(given))
         if name == "missed":
@@ -261,9 +258,9 @@ class Routes:
     # Pictures
 
     def _pictures(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """A part of the pictures of the values' folder, those with problems first, and how many there are."""
+        """A part of the pictures of the form's folder, those with problems first, and how many there are."""
         from ..data import album, bench
-        settings = self.desk.data(given.get("values", {}))
+        settings = self.desk.data(form.values(given["form"]))
         if not given.get("from") or self._listing is None or self._listing[0] != settings:
             self._listing = settings, *album.leaves(settings)
         _, found, problems = self._listing  # what comes after the first part is of the same list
@@ -321,14 +318,14 @@ class Routes:
         return told
 
     def _edit(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Change all captions of the values' folder, or take the change of this name back where it was made."""
+        """Change all captions of the form's folder, or take the change of this name back where it was made."""
         from ..data import bench
         self._listing = None
         if name == "unedit":
             settings, before = self._edits.pop(str(given["id"]))
             done = bench.put_back(settings, before)
         else:
-            settings = self.desk.data(given.get("values", {}))
+            settings = self.desk.data(form.values(given["form"]))
             done = bench.change(settings, bench.Change(str(given["kind"]), str(given["find"]), str(given.get("by", ""))))
         told: dict[str, Any] = {"count": len(done.before), "problems": [plain(problem) for problem in done.problems[:50]]}
         if name == "edit" and done.before:

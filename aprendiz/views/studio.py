@@ -26,6 +26,7 @@ from ..errors import ModelError, Problem, RunError
 from ..files import disk_errors
 from ..run import Run
 from ..settings import NAME
+from ..texts import say
 from ..worker.client import PROGRAM
 from .questions import plain
 
@@ -270,7 +271,7 @@ def file_of(run: Run, name: str) -> Path:
 def takes() -> dict[str, dict[str, Any]]:
     """For each method its title, whether what it learned takes a weight, and whether it draws after a condition picture."""
     told = {name: method.arguments(Path("x.safetensors"))[::2] for name, method in registry.methods().items()}
-    return {name: {"title": registry.methods()[name].title, "weight": any(flag in WEIGHTED for flag in flags),
+    return {name: {"title": say(registry.methods()[name].title), "weight": any(flag in WEIGHTED for flag in flags),
                    "control": "--control" in flags} for name, flags in told.items()}
 
 

@@ -4,8 +4,8 @@
 
 writes them anew; a test fails while they differ from the page. A host joins the files of one name from all extensions, and puts
 a translation in place of each text of its page that is a key; ours join the usual packs of Spanish and Brazilian Portuguese.
-The page itself speaks its person's language already: what stands here of it is for extensions that show two languages at once.
-Standard library only.
+The page speaks its person's language by itself; the form's texts stand here for extensions that show two languages at once. Its
+other words do not: some are so common that they would be put in place of the host's own. Standard library only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..texts import label, translations
 from . import form
-from .words import FOLDERS, MODEL, OUTPUT, WORDS
+from .words import FOLDERS, MODEL, OUTPUT
 
 FOLDER = Path(__file__).resolve().parents[2] / "localizations"
 NAMES = {"es_ES": "es", "pt_BR": "pt-BR"}  # as hosts' packs are called: our language
@@ -25,7 +25,7 @@ NAMES = {"es_ES": "es", "pt_BR": "pt-BR"}  # as hosts' packs are called: our lan
 def texts() -> Iterator[str]:
     """What stands on the page and in the settings, in English: the language of this process must be that."""
     yield from form.texts()
-    yield from (str(one) for one in (*WORDS.values(), OUTPUT, FOLDERS, MODEL) if "{" not in one.template)
+    yield from (str(OUTPUT), str(FOLDERS), str(MODEL))
 
 
 def localization(language: str) -> dict[str, str]:

@@ -318,7 +318,7 @@ def test_the_hosts_login_guards_our_routes(host: webui_host.Host, data: Path) ->
         assert asked(runs.replace("/runs", "/page.js")) == 401
         assert asked(runs, authorization="robot:wrong") == 401
         assert asked(runs, authorization="robot:key") == 200
-        elsewhere = json.dumps({"values": {"data": {"path": os.path.abspath(os.sep)}}}).encode()
+        elsewhere = json.dumps({"form": {"method": "lora", "controls": {"aprendiz-data-path": os.path.abspath(os.sep)}}}).encode()
         assert asked(runs.replace("/runs", "/pictures"), "robot:key", elsewhere) == 400
         person = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
         login = urllib.parse.urlencode({"username": "me", "password": "secret"}).encode()
