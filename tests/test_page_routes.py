@@ -708,6 +708,15 @@ def test_a_form_becomes_a_jobs_values_and_a_run_fills_a_form(routes: Routes, tmp
         assert post(routes, "check", {"form": wrong}).status == 400 or told(post(routes, "check", {"form": wrong}))["problems"]
 
 
+def test_a_path_may_be_pasted_with_the_quotation_marks_that_windows_copies(routes: Routes, data: Path) -> None:
+    base = "C:\\models\\a b.safetensors"
+    held = {"aprendiz-data-path": f' "{data}" ', "aprendiz-base-path": f'"{base}"', "aprendiz-data-trigger": '"zwx"'}
+    values = {"method": {"name": "lora"}, "base": {"path": base}, "data": {"path": str(data), "trigger": '"zwx"'}}
+    asked = {"method": "lora", "controls": held}
+    assert form.values(asked) == values
+    assert told(post(routes, "pictures", {"form": asked}))["total"] == 3
+
+
 def test_what_follows_from_the_rest_of_a_job_is_not_filled_in(tmp_path: Path) -> None:
     prodigy = Job.read({"data": "p", "optimizer": {"optimizer": "prodigy", "weight_decay": 0.012345678}, "seed": 3})
     held = form.of_job(prodigy.values())["controls"]

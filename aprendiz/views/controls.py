@@ -117,7 +117,7 @@ class Control:
 
     def taken(self, given: Any) -> Any:
         """What stands in the control as the plain value that the schema's check expects; no number that JSON has no word for."""
-        value = self._taken(given)
+        value = self._taken(unquoted(given) if self.knob.path and isinstance(given, str) else given)
         return str(given) if isinstance(value, float) and not math.isfinite(value) else value
 
     def _taken(self, given: Any) -> Any:
@@ -134,6 +134,12 @@ class Control:
         if isinstance(given, float) and given.is_integer() and int in types:
             return int(given)
         return parse(self.settings, self.name, given.strip()) if isinstance(given, str) else given
+
+
+def unquoted(path: str) -> str:
+    """A path as it was pasted: Windows copies it with quotation marks around it."""
+    path = path.strip()
+    return path[1:-1] if len(path) > 1 and path[0] == path[-1] == '"' else path
 
 
 def controls() -> list[Control]:

@@ -25,6 +25,7 @@ from ..settings import NAME, DataSettings, Job, unfold
 from ..worker.client import Worker, last_words, start
 from ..worker.messages import ENDS
 from . import studio, uploads
+from .controls import unquoted
 from .questions import Questions, plain
 from .studio import Studio
 
@@ -278,13 +279,13 @@ class Desk:
         job = run.values() if run is not None else {}
         base = dict(job.get("base", {"path": "micro"}))
         if values.get("base") and values["base"] != base.get("path"):
-            base = {"path": str(values["base"])}
+            base = {"path": unquoted(str(values["base"]))}
         problems = self._paths("base", base)
         if problems:
             raise ProblemsError(problems)
         control = self.condition(str(values["kept"])) if values.get("kept") else None
         if control is None and values.get("control"):
-            control = self.allowed(Path(str(values["control"])))
+            control = self.allowed(Path(unquoted(str(values["control"]))))
         weight = float(values.get("weight", 1.0))
         result: list[str] = []
         if run is not None:
@@ -292,7 +293,7 @@ class Desk:
             result = studio.result_arguments(str(job["method"]["name"]), file, weight, control)
             result = studio.called(result, job.get("data", {}).get("trigger") or run.name, self.studio.place())
         elif values.get("file"):
-            file = self.allowed(Path(str(values["file"])))
+            file = self.allowed(Path(unquoted(str(values["file"]))))
             result = studio.result_arguments(studio.method_of(file), file, weight, control)
         common = [*studio.base_arguments(base), *studio.picture_arguments(values)]
         seen = [Path(str(base[name])) for name in ("path", "vae", "text_encoder") if base.get(name)]

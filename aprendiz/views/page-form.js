@@ -198,7 +198,7 @@ export function restore() {
     const kept = JSON.parse(sessionStorage.getItem(KEPT))
     if (kept) {
       fillIn(kept)
-      for (const name of ['preset', 'card']) choosers[name].value = kept.chosen[name]
+      for (const [name, value] of Object.entries(kept.chosen)) if ([...choosers[name].options].some(one => one.value === value)) choosers[name].value = value
       Object.assign(laid, kept.laid)
       return keep()
     }
