@@ -303,7 +303,8 @@ def routes(_: Any, app: Any) -> None:
     def model() -> dict[str, Any]:
         from modules import sd_models
         data = sd_models.model_data  # asking for shared.sd_model would open one
-        is_open = bool(data.forge_hash) if FORGE else data.sd_model is not None
+        reforge = sys.modules.get("ldm_patched.modules.model_management")
+        is_open = bool(reforge.current_loaded_models if reforge else data.forge_hash) if FORGE else data.sd_model is not None
         held = [line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS")]
         return {"open": is_open, "mb": int(held[0]) // 1024 if held else None}
 
