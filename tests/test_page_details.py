@@ -139,7 +139,14 @@ def test_a_preset_takes_the_place_of_the_one_before_also_by_the_keyboard(page: P
     page.keyboard.press("Tab")
     page.locator("#aprendiz-preset select").select_option("As it is")
     assert (steps.input_value(), rank.input_value()) == ("700", "5")
+    fill(page, "lora-rank", "0")
+    page.locator("#aprendiz-check").click()
+    wrong = page.locator("#aprendiz-lora-rank .ap-problem")
+    expect(wrong).to_be_visible(timeout=PATIENCE)
+    fill(page, "training-steps", "701")
+    expect(wrong).to_be_visible()
     page.get_by_role("button", name="Put everything back").click()
+    expect(wrong).to_have_count(0)  # what was changed since is no longer known to be wrong
     expect(page.locator("#aprendiz-method-name select")).to_be_focused()
 
 

@@ -25,8 +25,8 @@ export const method = () => choosers.method.value
 /** The folder of pictures that a form names. */
 export const folderOf = form => (form.controls['aprendiz-data-path'] ?? '').trim()
 
-/** What stands in a setting. */
-export const valueOf = id => fields.get(id).read()
+/** What stands in a setting, or which method is chosen. */
+export const valueOf = id => fields.get(id)?.read() ?? method()
 
 /** Put values in, by the settings' ids; `anew`: what is not named gets its default. */
 export function fillIn({method: name, controls}, anew = false) {

@@ -2,7 +2,7 @@
 
 import {draftOf, onCaption, send, settle, typed} from './page-captions.js'
 import {ask, at, fill, insist, make, note, noteError, problemsOf, say, section, sentence, told, wait} from './page-parts.js'
-import {folderOf, valueOf} from './page-form.js'
+import {folderOf, form, valueOf} from './page-form.js'
 import {showProblems, showProblemsOf} from './page-problems.js'
 
 const PAGE = 60  // pictures asked for at a time
@@ -48,7 +48,7 @@ async function loadPictures(form, more = false, silent = () => {}) {
 
 export function drawPictures() {
   const here = (pictures(), part.body), typing = here.contains(document.activeElement) ? document.activeElement : null
-  if (!album.folder) return fill(here, make('p', {class: 'ap-soft'}, say('no_folder')))
+  if (!album.folder) return fill(here, make('p', {class: 'ap-soft'}, say(folderOf(form()) ? 'not_shown' : 'no_folder')))
   fill(here,
     make('p', {class: 'ap-soft', id: 'aprendiz-counted'}, counted()),
     ...(album.other || []).map(sentence),

@@ -1,6 +1,6 @@
 // What is wrong, beside the setting that it concerns, or above the buttons; and what the run would come to.
 
-import {fieldOf, settings} from './page-form.js'
+import {fieldOf, settings, valueOf} from './page-form.js'
 import {fill, make, say, sentence} from './page-parts.js'
 
 const MOST = 40  // above the buttons
@@ -20,11 +20,20 @@ function clear(which) {
   }
 }
 
+/** What was changed since is no longer known to be wrong. */
+export function clearChanged() {
+  for (const [box, value] of wrong) if (valueOf(box.id) !== value) clear(`#${box.id} > .ap-problem`)
+}
+
+const wrong = new Map()  // by box: what stood there
+
 /** Tell those who hear the page what is wrong with a setting, or that nothing is. */
-function describe(box, wrong) {
+function describe(box, yes) {
   const input = box.querySelector('input, select, textarea')
-  input.toggleAttribute('aria-invalid', wrong)
-  input.setAttribute('aria-describedby', wrong ? `${box.id}-help ${box.id}-wrong` : `${box.id}-help`)
+  if (yes) wrong.set(box, valueOf(box.id))
+  else wrong.delete(box)
+  input.toggleAttribute('aria-invalid', yes)
+  input.setAttribute('aria-describedby', yes ? `${box.id}-help ${box.id}-wrong` : `${box.id}-help`)
 }
 
 function beside(box, problem) {

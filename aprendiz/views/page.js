@@ -8,7 +8,7 @@ import {send} from './page-captions.js'
 import {fillIn, folderOf, form, restore, settings} from './page-form.js'
 import {ask, at, fill, find, insist, make, note, noteError, problemsOf, remembered, say, silence, state, told, wait, wake} from './page-parts.js'
 import {check, drawPictures, leaveCheck, lookAgain, pictures} from './page-pictures.js'
-import {clearProblems, estimate, estimateWaits, showEstimate, showProblems, summary} from './page-problems.js'
+import {clearChanged, clearProblems, estimate, estimateWaits, showEstimate, showProblems, summary} from './page-problems.js'
 import {choose, follow, listRuns, places, runs, shelf} from './page-runs.js'
 import {listResults, tryRun, trying} from './page-try.js'
 
@@ -38,6 +38,7 @@ function draw() {
   const look = make('button', {id: 'aprendiz-check', type: 'button', onclick: () => { note(''); check(form()) }}, say('check'))
   const start = make('button', {id: 'aprendiz-start', class: 'ap-main', type: 'button', onclick: begin}, say('start'))
   const left = settings()
+  for (const kind of ['input', 'change']) left.addEventListener(kind, clearChanged)
   left.addEventListener('input', event => lookSoon(event.target.closest('#aprendiz-data-path, #aprendiz-data-trigger, #aprendiz-data-caption') ? DONE : TYPING))
   left.addEventListener('change', () => lookSoon(DONE))
   if (window.aprendizHost) left.querySelector('#aprendiz-samples-sample-prompts').append(make('button', {class: 'ap-read', type: 'button', onclick: readHost}, say('read')))

@@ -23,6 +23,7 @@ WORDS = {
     "runs": Problem("Runs"),
     "no_runs": Problem("There are no runs yet."),
     "no_folder": Problem("Name a folder of pictures on the left, and they are shown here."),
+    "not_shown": Problem("They are shown here once the folder can be read."),
     "counted": Problem("{total} pictures, {captioned} with a caption, {troubled} need you"),
     "counted_well": Problem("{total} pictures, {captioned} with a caption"),
     "caption_of": Problem("Caption of {name}"),
