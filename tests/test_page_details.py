@@ -184,6 +184,23 @@ def test_what_a_check_finds_is_told_no_more_once_something_was_started(page: Pag
     expect(field).to_have_accessible_description(re.compile("folder with the pictures.*Name the folder", re.DOTALL))
 
 
+def test_what_was_passed_on_to_a_run_is_said_until_it_has_done_it(page: Page, place: Path, address: str) -> None:
+    run = run_of(place, "hearing")
+    with run.locked():
+        run.event("preflight", pictures=3, steps=500, problems=[])
+        opened(page, address)
+        shown = page.locator("aprendiz-run")
+        shown.get_by_text("Opening the model; then comes the first step.").wait_for()
+        run.event("step", step=1, steps=500, loss=0.5)
+        for button, event in (("Save now", "checkpoint"), ("Pause", "paused")):
+            shown.get_by_role("button", name=button).click()
+            shown.get_by_text("Passed on. The run hears it").wait_for()
+            run.event(event, step=1)
+            expect(shown.get_by_text("Passed on. The run hears it")).to_have_count(0, timeout=PATIENCE)
+        expect(shown.get_by_role("button")).to_have_text(["Resume", "Stop"])  # nothing that waits for a step
+    shutil.rmtree(run.folder)
+
+
 def test_start_and_what_it_says_stay_in_sight(page: Page, place: Path) -> None:
     page.route("**/aprendiz/start", lambda route: route.abort())
     for width, height in ((1280, 700), (390, 700)):

@@ -101,10 +101,11 @@ async function look(id) {
   if (followed.get(id) === known && (known.missing || ALIVE.includes(known.state) || known.state === null)) known.timer = setTimeout(() => look(id), waits)
 }
 
-async function tell(id, command) {
+async function tell(id, command, panel) {
   try {
     if (command === 'node') return await nodeFrom(id)
     await ask(`runs/${id}/tell`, { command })
+    panel.passedOn(command)
     setTimeout(() => look(id), 200)
   } catch (error) { toast('error', error.message); look(id) }
 }
@@ -112,7 +113,7 @@ async function tell(id, command) {
 function panelFor(id, commands, gone) {
   const panel = make('aprendiz-run'), lost = make('p', { hidden: true, role: 'status', style: 'margin:0;padding:8px 16px;color:var(--fg-color)' })
   panel.commands = commands
-  panel.addEventListener('tell', event => tell(id, event.detail.command))
+  panel.addEventListener('tell', event => tell(id, event.detail.command, panel))
   const leave = follow(id, panel, lost, gone)
   return { shown: make('div', {}, lost, panel), leave }
 }

@@ -173,7 +173,7 @@ function panelOf(name) {
   panel.addEventListener('tell', event => {
     const command = event.detail.command
     ask(`runs/${encodeURIComponent(name)}/${command === 'start' ? 'resume' : 'tell'}`, command === 'start' ? {} : {command})
-      .then(() => { note(''); shelf.dead = false; return Promise.all([follow(), listRuns()]).catch(() => {}) }, noteError)
+      .then(() => { note(''); panel.passedOn(command); shelf.dead = false; return Promise.all([follow(), listRuns()]).catch(() => {}) }, noteError)
   })
   ask(`runs/${encodeURIComponent(name)}/job`).then(job => { panel.job = job }).catch(() => {})
   return panel

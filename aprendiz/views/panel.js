@@ -7,6 +7,7 @@
 //   panel.state = 'running'        where the door knows it better than the events do
 //   panel.commands = ['pause', ...]  the buttons this door can serve; null for all but 'open' and 'node'
 //   panel.take(events)             events in order, each once; of steps that a resumed run repeats the later ones count
+//   panel.passedOn(command)        the run was told; said until its events show it
 //   panel.clear()                  begin anew
 //   panel.addEventListener('tell', e => e.detail.command)   pause, resume, sample, save, stop, start, open, node
 //
@@ -23,7 +24,7 @@ const ENGLISH = {
   say_queued: 'Waiting for its turn: {ahead} before this one.', say_starting: 'Starting', say_checking: 'Checking the pictures',
   say_pictures: 'Encoding pictures {done} of {total}', say_captions: 'Encoding captions {done} of {total}',
   say_prior: "Drawing the base's own pictures {done} of {total}", say_speed: 'Measuring how long a step takes',
-  say_conditions: 'Making condition pictures {done} of {total}', say_first: 'Everything is ready; the first step is being taken.',
+  say_conditions: 'Making condition pictures {done} of {total}', say_first: 'Opening the model; then comes the first step.',
   say_early: 'It learns. After a few more steps this tells how the loss moves.',
   say_falling: 'The loss is still falling: {before} to {after} over the last steps.',
   say_flat: 'The loss has hardly moved over the last steps. You can stop here or let it finish; look at the pictures.',
@@ -31,15 +32,18 @@ const ENGLISH = {
   say_worse: 'The loss on the pictures kept apart has not fallen since step {step}: that state may be the best one.',
   say_paused: 'Paused; the memory is free. Resume goes on from step {step}.',
   say_lent: 'Paused after step {step} while pictures are drawn on the same card; it goes on by itself.',
+  say_told: 'Passed on. The run hears it after the step that it is at.',
   say_stopped: 'Stopped after step {step}, and saved. Go on takes it up from there.',
   say_dead: 'Its worker ended without a word. Go on takes it up from the last saved state.',
   say_finished: 'Done after {step} steps. The result is {file}.',
 }
 const SCORES = [['subject', 'subject_after', 'subject_before'], ['prompt', 'prompt_after', 'prompt_before'], ['kept', 'kept', null]]
 const BUTTONS = {
-  queued: ['stop', 'start'], running: ['pause', 'sample', 'save', 'stop'], paused: ['resume', 'sample', 'save', 'stop'],
+  queued: ['stop', 'start'], running: ['pause', 'sample', 'save', 'stop'], paused: ['resume', 'stop'],
   stopped: ['start'], failed: ['start'], dead: ['start'], finished: [],
 }
+const ENDED = ['stopped', 'failed', 'dead', 'finished']
+const DONE = {pause: 'paused', resume: 'resumed', sample: 'sample', save: 'checkpoint', stop: 'stopped'}  // the event that says so
 const AFTER = ['open', 'node']          // stand at the end, in every state
 const SMOOTH = 0.93                     // of the strong line, for each step
 const PAD = {left: 44, right: 10, top: 10, bottom: 24}
@@ -164,9 +168,15 @@ class Run extends HTMLElement {
 
   clear(redraw = true) {
     this.#figures = {loss: [], smooth: [], validation: [], saves: [], samples: [], scores: {}, messages: [], problems: [], steps: 0, step: 0, state: 'queued',
-      attempt: 0, pace: null, last: null, memory: null, peak: null, caching: null, ahead: 0, file: '', started: false}
+      attempt: 0, asked: null, pace: null, last: null, memory: null, peak: null, caching: null, ahead: 0, file: '', started: false}
     this.#chosen = null
     if (redraw) this.#soon()
+  }
+
+  passedOn(command) {
+    if (this.#figures.asked?.command !== command) return  // done already
+    this.#figures.asked.heard = true
+    this.#soon()
   }
 
   take(events) {
@@ -176,6 +186,7 @@ class Run extends HTMLElement {
 
   #one(event) {
     const f = this.#figures, step = event.step
+    if (f.asked && [DONE[f.asked.command], 'finished', 'stopped', 'failed'].includes(event.event)) f.asked = null
     if ((event.attempt ?? 0) > f.attempt) { f.attempt = event.attempt; f.problems = []; f.last = null; f.pace = null; f.forgot = false }
     if (f.attempt > 1 && !f.forgot && (event.event === 'resumed' || event.event === 'step')) {
       f.forgot = true
@@ -277,7 +288,10 @@ class Run extends HTMLElement {
     return [...(BUTTONS[state] ?? []), ...AFTER].filter(served).map(command => {
       const button = make('button', {type: 'button', textContent: this.#say(command), title: command === 'stop' ? this.#say('stop_hint') : ''})
       button.dataset.command = command
-      button.addEventListener('click', () => this.dispatchEvent(new CustomEvent('tell', {detail: {command}, bubbles: true, composed: true})))
+      button.addEventListener('click', () => {
+        if (command in DONE) this.#figures.asked = {command, heard: false}
+        this.dispatchEvent(new CustomEvent('tell', {detail: {command}, bubbles: true, composed: true}))
+      })
       return button
     })
   }
@@ -295,6 +309,7 @@ class Run extends HTMLElement {
   /** What the figures mean and what one could do now; nothing that was not measured. */
   #sentence(state) {
     const f = this.#figures
+    if (f.asked?.heard && !ENDED.includes(state)) return this.#say('say_told')
     if (state === 'failed' || state === 'dead') return f.problems.join('\n') || this.#say('say_dead')
     if (state === 'stopped') return this.#say('say_stopped', {step: f.step})
     if (state === 'paused') return this.#say(f.lent ? 'say_lent' : 'say_paused', {step: f.step})
