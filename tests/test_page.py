@@ -212,11 +212,32 @@ def test_a_preset_and_a_card_fill_in_settings_of_the_method_chosen(page: Page) -
     expect(value("lora-rank")).to_have_value("32", timeout=PATIENCE)
     expect(value("training-minutes")).to_have_value("", timeout=PATIENCE)  # one of the two at most
     choose("method-name", "Textual inversion")
+    expect(value("training-steps")).to_have_value("")  # what the other method's preset filled in is gone with it
     choose("preset", "A thing or a person")
     expect(value("training-steps")).to_have_value("3000", timeout=PATIENCE)
     choose("card", "A card of 24 GB or more")
     page.get_by_text("Duration, size and device").click()
     expect(value("training-batch-size")).to_have_value("4", timeout=PATIENCE)
+
+
+def test_a_damaged_picture_that_start_met_stands_beside_it_and_the_name_stays_free(page: Page, place: Path, address: str) -> None:
+    shutil.copytree(place / "fish", place / "damaged")
+    damaged = place / "damaged" / "fish-02.png"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:200])
+    opened(page, address)
+    fill(page, "data-path", str(place / "damaged"))
+    fill(page, "data-resolution", "64")
+    fill(page, "training-steps", "2")
+    fill(page, "output-name", "mended")
+    page.locator("#aprendiz-start").click()
+    first = page.locator("#aprendiz-live figure").first
+    expect(first).to_contain_text("fish-02.png is truncated or damaged", timeout=PATIENCE)
+    panel(page, "fish-02.png is truncated or damaged")
+    damaged.write_bytes(whole)
+    page.locator("#aprendiz-start").click()
+    panel(page, "Done after 2 steps. The result is mended.safetensors.")
+    assert [run.name for run in (place / "out" / "aprendiz").glob("mended*")] == ["mended"]
 
 
 def test_what_is_wrong_stands_beside_the_setting_and_the_picture_it_concerns(page: Page, place: Path) -> None:

@@ -128,13 +128,18 @@ def test_a_run_that_could_not_be_read_for_the_comparison_is_read_again(page: Pag
 
 
 def test_a_preset_takes_the_place_of_the_one_before_also_by_the_keyboard(page: Page) -> None:
-    steps, rank, prior = (page.locator(f"#aprendiz-{one} input") for one in ("training-steps", "lora-rank", "prior-pictures"))
+    steps, rank, size = (page.locator(f"#aprendiz-{one} input") for one in ("training-steps", "lora-rank", "data-resolution"))
     fill(page, "lora-rank", "5")
     page.locator("#aprendiz-preset select").focus()
     for _ in range(3):  # a quick try, a thing or a person, a style
         page.keyboard.press("ArrowDown")
     expect(page.locator("#aprendiz-preset select")).to_have_value("2")
-    assert (steps.input_value(), rank.input_value(), prior.input_value()) == ("2000", "32", "0")
+    assert (steps.input_value(), rank.input_value()) == ("2000", "32")
+    page.locator("#aprendiz-card select").focus()
+    page.keyboard.press("ArrowDown")
+    assert size.input_value() == "512"
+    page.keyboard.press("ArrowDown")
+    assert size.input_value() == ""  # which the second card says nothing of
     fill(page, "training-steps", "700")  # a hand's own change stays
     page.keyboard.press("Tab")
     page.locator("#aprendiz-preset select").select_option("As it is")

@@ -20,7 +20,7 @@ from typing import Any
 from ..errors import AprendizError, Problem, ProblemsError, RunError
 from ..files import disk_errors, move_into_place
 from ..knobs import knobs, read
-from ..run import Run, find_runs
+from ..run import Run, default_name, find_runs
 from ..settings import NAME, DataSettings, Job, unfold
 from ..worker.client import Worker, last_words, start
 from ..worker.messages import ENDS
@@ -94,6 +94,7 @@ class Desk:
         if stopping:
             raise ProblemsError(stopping)
         with self._lock:
+            self._give_way(job)
             run = Run.create(self.output(), job, found.digest)
             if run.state == "finished":
                 raise RunError("This very job is done already, as {name}. Turn on 'again' to train it anew.",
@@ -104,6 +105,14 @@ class Desk:
                 if run.created:  # nothing was begun, and what was wrong is told
                     run.discard()
                 raise
+
+    def _give_way(self, job: Job) -> None:
+        """Remove the run of this name that failed here before its first step: nothing was learned, and it is asked for anew."""
+        run = Run(self.output().absolute() / "aprendiz" / (job.output.name or default_name(job)))
+        if run.folder in self._workers and run.state == "failed":
+            if not {"step", "checkpoint"} & {event["event"] for event in run.events()}:
+                self._await_leaving(run)
+                self.remove(run.name)
 
     def go_on(self, name: str) -> Run:
         """Go on with a run that was stopped, failed or died. Raises AprendizError."""
@@ -116,10 +125,7 @@ class Desk:
     def _start(self, run: Run, keep_running: bool, wanted: int | None = None) -> Run:
         """Start a worker, unless one of ours is at it: two pages may have asked at once."""
         worker = self._workers.get(run.folder)
-        if run.state in ENDS:  # the last worker has said its last word, and may need a moment to go
-            until = time.monotonic() + LEAVING
-            while time.monotonic() < until and (run.is_locked or (worker is not None and worker.alive)):
-                time.sleep(0.05)
+        self._await_leaving(run)
         if run.is_locked or (worker is not None and worker.alive):
             return run
         self.studio.rest()
@@ -131,6 +137,12 @@ class Desk:
         worker = self._workers[run.folder] = start(run, keep_running=keep_running)
         threading.Thread(target=self._await_end, args=(worker,), name=f"aprendiz {run.name}", daemon=True).start()
         return run
+
+    def _await_leaving(self, run: Run) -> None:
+        """A worker that has said its last word may need a moment to go."""
+        until = time.monotonic() + LEAVING
+        while run.state in ENDS and time.monotonic() < until and (run.is_locked or self._beginning(run)):
+            time.sleep(0.05)
 
     def _await_end(self, worker: Worker) -> None:
         worker.wait()

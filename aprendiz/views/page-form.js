@@ -52,6 +52,7 @@ const changed = () => Object.fromEntries([...fields].filter(([, field]) => isCha
 
 /** Show what counts, and what was changed. */
 function mark() {
+  if (choosers.preset.dataset.method !== method()) listPresets()
   for (const field of fields.values()) {
     const {one, box, back} = field, yes = isChanged(field)
     box.classList.toggle('ap-changed', yes)
@@ -60,7 +61,6 @@ function mark() {
   }
   for (const [name, element] of own) element.hidden = name !== method()
   allBack.hidden = ![...fields.values()].some(field => ['', method()].includes(field.one.method) && isChanged(field))
-  if (choosers.preset.dataset.method !== method()) listPresets()
 }
 
 // Drawing
@@ -96,9 +96,15 @@ const laid = {}  // by chooser: what it filled in last, and what stood there bef
 
 /** Fill in what is chosen, in place of what was chosen before: arrow keys choose one after the other. */
 function lay(name, {controls} = {controls: {}}) {
-  for (const [id, [is, was]] of Object.entries(laid[name] ?? {})) if (valueOf(id) === is) fields.get(id).write(was)
+  lift(name)
   laid[name] = Object.fromEntries(Object.entries(controls).map(([id, is]) => [id, [plain(is), valueOf(id)]]))
   fillIn({controls})
+}
+
+/** Take back what a chooser filled in, but for what was changed since. */
+function lift(name) {
+  for (const [id, [is, was]] of Object.entries(laid[name] ?? {})) if (valueOf(id) === is) fields.get(id).write(was)
+  delete laid[name]
 }
 
 const sectionOf = one => one.where.split('.')[0]
@@ -114,7 +120,7 @@ const presets = () => told.presets.filter(one => ['', method()].includes(one.met
 function listPresets() {
   options(choosers.preset, [['', say('as_it_is')], ...presets().map((one, index) => [index, one.title])])
   choosers.preset.dataset.method = method()
-  delete laid.preset
+  lift('preset')
 }
 
 const options = (select, pairs) => fill(select, ...pairs.map(([value, text]) => make('option', {value}, text)))

@@ -176,6 +176,18 @@ function bench() {
   return whole
 }
 
+/** Show problems beside the pictures and settings that they name, and the pictures in trouble first. */
+export async function placeProblems(form, problems, lines = []) {
+  const before = album.first.join('\n'), known = new Set(['method.name', ...told.settings.map(one => one.where)])
+  album.problems = {}
+  for (const problem of problems) if (problem.where && !known.has(problem.where)) (album.problems[problem.where] ||= []).push(problem)
+  album.first = Object.keys(album.problems)
+  if (album.first.join('\n') !== before) await loadPictures(form)  // in another order now
+  drawPictures()
+  const names = new Set(album.shown.map(one => one.name))
+  showProblems(problems.filter(problem => !names.has(problem.where)), lines)
+}
+
 let checking = 0
 /** What is being checked is told no more. */
 export const leaveCheck = () => { checking++ }
@@ -194,16 +206,7 @@ export async function check(form) {
       answer = await insist('check', {form}, {wanted, silent})
     }
     if (!answer) return
-    const before = album.first.join('\n')
-    album.problems = {}
-    const known = new Set(['method.name', ...told.settings.map(one => one.where)])
-    for (const problem of answer.problems) if (problem.where && !known.has(problem.where)) (album.problems[problem.where] ||= []).push(problem)
-    album.first = Object.keys(album.problems)
-    if (album.first.join('\n') !== before) await loadPictures(form)  // in another order now
-    drawPictures()
-    const names = new Set(album.shown.map(one => one.name))
-    const elsewhere = answer.problems.filter(problem => !names.has(problem.where))
     const stopping = answer.problems.some(problem => !problem.warning)
-    showProblems(elsewhere, [...(answer.forecast.lines || []), ...(stopping ? [] : [say('fine')])])
+    await placeProblems(form, answer.problems, [...(answer.forecast.lines || []), ...(stopping ? [] : [say('fine')])])
   } catch (error) { if (wanted()) showProblems(problemsOf(error)) }
 }

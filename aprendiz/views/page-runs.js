@@ -7,7 +7,7 @@ import {clearProblems} from './page-problems.js'
 
 export const places = {panel: make('div', {class: 'ap-panel'})}
 export const shelf = {runs: [], chosen: null, offset: 0, panel: null, listed: 0, fresh: 0, busy: false, dead: false,
-  changed: () => {}, tried: () => {}, filled: () => {}}
+  changed: () => {}, tried: () => {}, filled: () => {}, failed: () => {}}
 
 let part = null
 const list = make('div', {})
@@ -181,6 +181,7 @@ function panelOf(name) {
 
 function feed(panel, answer) {
   panel.take(answer.events)
+  for (const event of answer.events) if (event.event === 'failed') shelf.failed(panel.name, event.problems ?? [])
   if (answer.state === 'dead' && !shelf.dead) panel.take([{event: 'failed', dead: true, problems: answer.problems}])
   shelf.dead = answer.state === 'dead'
   panel.state = answer.state

@@ -7,7 +7,7 @@ import './panel.js'
 import {send} from './page-captions.js'
 import {fillIn, folderOf, form, restore, settings} from './page-form.js'
 import {ask, at, fill, find, insist, make, note, noteError, problemsOf, remembered, say, silence, state, told, wait, wake} from './page-parts.js'
-import {check, drawPictures, leaveCheck, lookAgain, pictures} from './page-pictures.js'
+import {check, drawPictures, leaveCheck, lookAgain, pictures, placeProblems} from './page-pictures.js'
 import {clearChanged, clearProblems, estimate, estimateWaits, showEstimate, showProblems, summary} from './page-problems.js'
 import {choose, follow, listRuns, places, runs, shelf} from './page-runs.js'
 import {listResults, tryRun, trying} from './page-try.js'
@@ -48,12 +48,14 @@ function draw() {
 }
 
 /** Make the run of what is filled in. Not asked again by itself where nobody answers: it would be begun twice. */
+let begun = null  // by this page, lately
 async function begin() {
   leaveCheck()
   clearProblems()
   note(say('starting'))
   try {
-    const {started} = await ask('start', {form: form()})
+    const asked = form(), {started} = await ask('start', {form: asked})
+    begun = {name: started, form: asked}
     note('')
     choose(started)
     listRuns().catch(() => {})
@@ -159,6 +161,10 @@ async function come() {
   shelf.changed = listResults
   shelf.tried = tryRun
   shelf.filled = leaveCheck
+  shelf.failed = (name, problems) => {  // what reading the pictures found stands beside them too
+    if (name === begun?.name) placeProblems(begun.form, problems)
+    begun = null
+  }
   tick()
   send()
   const {placed} = await ask('missed', {}).catch(() => ({placed: []}))

@@ -27,7 +27,7 @@ def subjects() -> list[Preset]:
     person = {"training.save_every_steps": 200, "samples.sample_every_steps": 200}
     return [
         Preset(say("A quick try (a few minutes)"), {**quick, "method.rank": 8}, "lora"),
-        Preset(say("A thing or a person"), {**person, "training.steps": 1200, "method.rank": 16, "prior.pictures": 100}, "lora"),
+        Preset(say("A thing or a person"), {**person, "training.steps": 1200, "method.rank": 16}, "lora"),
         Preset(say("A style"), {"training.steps": 2000, "method.rank": 32, "data.caption_dropout": 0.1,
                                 "training.save_every_steps": 250, "samples.sample_every_steps": 250}, "lora"),
         Preset(say("A quick try (a few minutes)"), {**quick, "method.vectors": 2}, "textual_inversion"),
