@@ -265,8 +265,8 @@ class Desk:
                 return real
         except (OSError, RuntimeError, ValueError):
             pass
-        raise RunError("{path} is outside the folders that this page may open: {roots}. Move it there, or name its folder: in the "
-                       "settings of the host, or behind `python -m aprendiz app` with --folder.",
+        raise RunError("{path} is outside the folders that this page may open: {roots}. Move it there, or name its folder: in "
+                       "the settings of the host, or behind `python -m aprendiz app` with --folder.",
                        path=str(path), roots=", ".join(map(str, roots)))
 
     def data(self, values: Mapping[str, Any]) -> DataSettings:
