@@ -238,6 +238,11 @@ def test_a_damaged_picture_that_start_met_stands_beside_it_and_the_name_stays_fr
     page.locator("#aprendiz-start").click()
     panel(page, "Done after 2 steps. The result is mended.safetensors.")
     assert [run.name for run in (place / "out" / "aprendiz").glob("mended*")] == ["mended"]
+    fill(page, "training-steps", "1")
+    page.locator("#aprendiz-start").click()
+    told = "There is another run mended, so this one is called mended-2."
+    expect(page.locator(".ap-note")).to_have_text(told, timeout=PATIENCE)
+    panel(page, "Done after 1 steps. The result is mended-2.safetensors.")
 
 
 def test_what_is_wrong_stands_beside_the_setting_and_the_picture_it_concerns(page: Page, place: Path) -> None:

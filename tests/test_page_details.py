@@ -187,6 +187,14 @@ def test_what_a_check_finds_is_told_no_more_once_something_was_started(page: Pag
     field = page.locator("#aprendiz-data-path input")
     expect(field).to_have_attribute("aria-invalid", "")
     expect(field).to_have_accessible_description(re.compile("folder with the pictures.*Name the folder", re.DOTALL))
+    page.locator("#aprendiz-check").click()
+    until(page, lambda: len(waiting) > 1)
+    fill(page, "output-name", "changed")  # what was asked is no longer what is filled in
+    expect(page.locator("#aprendiz-summary")).to_be_empty()
+    with page.expect_response("**/aprendiz/check"):
+        waiting[1].fulfill(json={"done": True, "forecast": {}, "problems": [wrong]})
+    page.wait_for_timeout(300)
+    expect(page.get_by_text("This was wrong before.")).to_have_count(0)
 
 
 def test_what_was_passed_on_to_a_run_is_said_until_it_has_done_it(page: Page, place: Path, address: str) -> None:
@@ -252,7 +260,7 @@ TEXTS = f"""() => {{ {LIGHT}
     const found = {{}}
     const texts = '#aprendiz :is(.ap-problem, .ap-soft, button, a, label, summary, input, select)'
     for (const one of document.querySelectorAll(texts)) {{
-        if (!one.offsetParent || one.type === 'checkbox' || !(one.value || one.textContent.trim())) continue
+        if (!one.offsetParent || ['checkbox', 'range'].includes(one.type) || !(one.value || one.textContent.trim())) continue
         const name = `${{one.className}} in ${{one.parentElement.className}}`
         found[name] = Math.min(found[name] ?? 99, ratio(numbers(getComputedStyle(one).color), under(one)))
     }}

@@ -717,6 +717,12 @@ def test_a_path_may_be_pasted_with_the_quotation_marks_that_windows_copies(route
     assert told(post(routes, "pictures", {"form": asked}))["total"] == 3
 
 
+def test_a_number_may_have_a_comma() -> None:
+    held = {"aprendiz-optimizer-learning-rate": "0,0001", "aprendiz-training-minutes": "0,5", "aprendiz-data-trigger": "1,2"}
+    values = {"optimizer": {"learning_rate": 0.0001}, "training": {"minutes": 0.5}, "data": {"trigger": "1,2"}}
+    assert form.values({"method": "lora", "controls": held}) == {"method": {"name": "lora"}, **values}
+
+
 def test_what_follows_from_the_rest_of_a_job_is_not_filled_in(tmp_path: Path) -> None:
     prodigy = Job.read({"data": "p", "optimizer": {"optimizer": "prodigy", "weight_decay": 0.012345678}, "seed": 3})
     held = form.of_job(prodigy.values())["controls"]

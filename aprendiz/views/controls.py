@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -23,6 +24,7 @@ OFF, YES, NO = "off", "yes", "no"
 LONG = ("sample_prompts", "prompts", "negative_prompt", "caption")  # texts that want room
 PATHS = {"base.path": Problem("Base"), "data.path": Problem("Pictures")}
 EXAMPLE = r"C:\Users\me\Pictures\vase" if os.name == "nt" else "~/pictures/vase"
+COMMA = re.compile(r"\d+,\d+")  # a number as it is written in Spanish and Portuguese
 EXACT = 2**31  # whole numbers up to here are typed into a field for numbers
 
 
@@ -131,6 +133,8 @@ class Control:
             return None if given == OFF and off else given
         if given is None or (isinstance(given, str) and not given.strip()):
             return None if off else self.default
+        if isinstance(given, str) and float in types and COMMA.fullmatch(given.strip()):
+            given = given.replace(",", ".")
         if isinstance(given, float) and given.is_integer() and int in types:
             return int(given)
         return parse(self.settings, self.name, given.strip()) if isinstance(given, str) else given

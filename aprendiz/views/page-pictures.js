@@ -120,10 +120,9 @@ onCaption((folder, name, told) => {
   if (folder !== album.folder) return
   const one = album.shown.find(one => one.name === name)
   if (one && 'caption' in told) {
-    const taught = told.caption ? [told.caption] : one.taught.filter(text => text !== one.caption)
-    album.captioned += taught.some(Boolean) - one.taught.some(Boolean)
+    album.captioned += Boolean(told.caption) - Boolean(one.caption)
     if (album.troubled && one.problems.length) album.troubled--
-    Object.assign(one, {caption: told.caption, taught, problems: []})
+    Object.assign(one, {caption: told.caption, problems: []})
     delete album.problems[name]
     const line = part.body.querySelector('#aprendiz-counted')
     if (line) line.textContent = counted()
@@ -188,13 +187,17 @@ export async function placeProblems(form, problems, lines = []) {
   showProblems(problems.filter(problem => !names.has(problem.where)), lines)
 }
 
-let checking = 0
-/** What is being checked is told no more. */
-export const leaveCheck = () => { checking++ }
+let checking = 0, underway = 0
+/** What is being checked is told no more; whether anything was. */
+export function leaveCheck() {
+  const was = underway === checking && underway > 0
+  checking++
+  return was
+}
 
 /** Check the whole job: problems go beside settings and pictures, the forecast above the buttons. */
 export async function check(form) {
-  const mine = ++checking, wanted = () => mine === checking
+  const mine = underway = ++checking, wanted = () => mine === checking
   const silent = yes => wanted() && showProblems(yes ? [{text: say('lost')}] : [], yes ? [] : [say('checking')])
   silent(false)
   send()  // what is written beside the pictures is to be checked too
@@ -206,7 +209,8 @@ export async function check(form) {
       answer = await insist('check', {form}, {wanted, silent})
     }
     if (!answer) return
-    const stopping = answer.problems.some(problem => !problem.warning)
-    await placeProblems(form, answer.problems, [...(answer.forecast.lines || []), ...(stopping ? [] : [say('fine')])])
+    const stopping = answer.problems.filter(problem => !problem.warning).length
+    underway = 0
+    await placeProblems(form, answer.problems, [...(answer.forecast.lines || []), stopping ? say('not_yet', {count: stopping}) : say('fine')])
   } catch (error) { if (wanted()) showProblems(problemsOf(error)) }
 }

@@ -184,5 +184,6 @@ function feed(panel, answer) {
   for (const event of answer.events) if (event.event === 'failed') shelf.failed(panel.name, event.problems ?? [])
   if (answer.state === 'dead' && !shelf.dead) panel.take([{event: 'failed', dead: true, problems: answer.problems}])
   shelf.dead = answer.state === 'dead'
+  if (panel.state !== answer.state) panel.commands = answer.state === 'queued' ? ['stop'] : null  // its worker waits: nothing to go on with
   panel.state = answer.state
 }

@@ -7,6 +7,7 @@ const ROWS = 8          // comparisons that are kept on the page
 const LOOK_EVERY = 400  // milliseconds
 const parts = {}        // the controls, by name
 let part = null, shown = []
+let picked = false      // by a person; until then the newest result is offered
 
 /** The section itself, made when the texts are there. */
 export function trying() {
@@ -21,6 +22,7 @@ export function trying() {
 export function tryRun(name) {
   trying().open = true
   parts.run.value = name
+  picked = true
   choose()
   part.whole.scrollIntoView({block: 'start'})
   parts.prompt.focus({preventScroll: true})
@@ -30,7 +32,7 @@ const labelled = (text, control, output = null) => make('label', {class: 'ap-fie
 const number = (id, attributes) => parts[id] = make('input', {type: 'number', ...attributes})
 
 function build() {
-  parts.run = make('select', {onchange: choose})
+  parts.run = make('select', {onchange: () => { picked = true; choose() }})
   parts.file = make('input', {type: 'text', placeholder: say('try_path'), 'aria-label': say('try_path')})
   parts.step = make('input', {type: 'range', min: 0, max: 0, step: 1, oninput: tellSliders})
   parts.weight = make('input', {type: 'range', min: 0, max: 2, step: 0.05, value: 1, oninput: tellSliders})
@@ -102,7 +104,7 @@ export function listResults() {
     fill(parts.run, ...names.map(name => make('option', {value: name}, name)), make('option', {value: ' file'}, say('try_file')),
       make('option', {value: ' none'}, say('try_none')))
     parts.run.dataset.listed = wanted
-    parts.run.value = before && [...parts.run.options].some(one => one.value === before) ? before : names[0] ?? ' none'
+    parts.run.value = picked && [...parts.run.options].some(one => one.value === before) ? before : names[0] ?? ' none'
     if (parts.run.value !== before) choose()
   }
   const run = chosenRun(), last = Number(parts.step.max), files = (run?.files.length ?? 1) - 1

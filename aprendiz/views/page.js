@@ -38,7 +38,7 @@ function draw() {
   const look = make('button', {id: 'aprendiz-check', type: 'button', onclick: () => { note(''); check(form()) }}, say('check'))
   const start = make('button', {id: 'aprendiz-start', class: 'ap-main', type: 'button', onclick: begin}, say('start'))
   const left = settings()
-  for (const kind of ['input', 'change']) left.addEventListener(kind, clearChanged)
+  for (const kind of ['input', 'change']) left.addEventListener(kind, () => { clearChanged(); if (leaveCheck()) fill(summary) })
   left.addEventListener('input', event => lookSoon(event.target.closest('#aprendiz-data-path, #aprendiz-data-trigger, #aprendiz-data-caption') ? DONE : TYPING))
   left.addEventListener('change', () => lookSoon(DONE))
   if (window.aprendizHost) left.querySelector('#aprendiz-samples-sample-prompts').append(make('button', {class: 'ap-read', type: 'button', onclick: readHost}, say('read')))
@@ -56,7 +56,8 @@ async function begin() {
   try {
     const asked = form(), {started} = await ask('start', {form: asked})
     begun = {name: started, form: asked}
-    note('')
+    const wanted = asked.controls['aprendiz-output-name']?.trim()
+    note(wanted && wanted !== started ? say('renamed', {wanted, name: started}) : '')
     choose(started)
     listRuns().catch(() => {})
     const {top} = places.panel.getBoundingClientRect()  // on a narrow window below all settings

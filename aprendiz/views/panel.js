@@ -33,6 +33,7 @@ const ENGLISH = {
   say_paused: 'Paused; the memory is free. Resume goes on from step {step}.',
   say_lent: 'Paused after step {step} while pictures are drawn on the same card; it goes on by itself.',
   say_told: 'Passed on. The run hears it after the step that it is at.',
+  say_unbegun: 'Stopped before the first step. Go on begins it.',
   say_stopped: 'Stopped after step {step}, and saved. Go on takes it up from there.',
   say_dead: 'Its worker ended without a word. Go on takes it up from the last saved state.',
   say_finished: 'Done after {step} steps. The result is {file}.',
@@ -311,7 +312,7 @@ class Run extends HTMLElement {
     const f = this.#figures
     if (f.asked?.heard && !ENDED.includes(state)) return this.#say('say_told')
     if (state === 'failed' || state === 'dead') return f.problems.join('\n') || this.#say('say_dead')
-    if (state === 'stopped') return this.#say('say_stopped', {step: f.step})
+    if (state === 'stopped') return this.#say(f.step ? 'say_stopped' : 'say_unbegun', {step: f.step})
     if (state === 'paused') return this.#say(f.lent ? 'say_lent' : 'say_paused', {step: f.step})
     if (state === 'finished') return this.#say('say_finished', {step: f.step, file: f.file})
     if (state === 'queued') return f.ahead ? this.#say('say_queued', {ahead: f.ahead}) : this.#say('say_starting')

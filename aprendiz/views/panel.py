@@ -68,6 +68,7 @@ TEXTS: dict[str, str] = {
     "say_paused": word("Paused; the memory is free. Resume goes on from step {step}."),
     "say_lent": word("Paused after step {step} while pictures are drawn on the same card; it goes on by itself."),
     "say_told": word("Passed on. The run hears it after the step that it is at."),
+    "say_unbegun": word("Stopped before the first step. Go on begins it."),
     "say_stopped": word("Stopped after step {step}, and saved. Go on takes it up from there."),
     "say_dead": word("Its worker ended without a word. Go on takes it up from the last saved state."),
     "say_finished": word("Done after {step} steps. The result is {file}."),

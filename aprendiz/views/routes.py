@@ -277,7 +277,7 @@ class Routes:
                   "stamp": album.stamp(root / leaf.name), "problems": troubled.get(leaf.name, [])}
                  for leaf in ordered[start:start + count]]
         others = [one for where, ones in troubled.items() if where not in names for one in ones]
-        return {"folder": str(settings.path), "total": len(found), "captioned": sum(any(leaf.taught) for leaf in found),
+        return {"folder": str(settings.path), "total": len(found), "captioned": sum(captioned(leaf) for leaf in found),
                 "troubled": len(names & set(troubled)), "pictures": shown, "problems": others[:50],
                 "tags": bench.tags(found) if start == 0 else None}
 
@@ -334,6 +334,11 @@ class Routes:
             for old in list(self._edits)[:-MOST_EDITS]:
                 del self._edits[old]
         return told
+
+
+def captioned(leaf: Leaf) -> bool:
+    """Whether a picture has a caption of its own, in a file or in a table: what is put before or said of all does not count."""
+    return bool(leaf.own) or not leaf.editable and any(leaf.taught)
 
 
 def loss_table(run: Run) -> str:

@@ -32,6 +32,9 @@ WORDS = {
     "more": Problem("Show more"),
     "checking": Problem("Checking the pictures"),
     "starting": Problem("Looking at the pictures, then it starts."),
+    "not_yet": Problem("This cannot be trained yet. What stops it stands beside the settings and pictures that it concerns: "
+                       "{count}."),
+    "renamed": Problem("There is another run {wanted}, so this one is called {name}."),
     "fine": Problem("This can be trained."),
     "resume": Problem("Go on"),
     "again": Problem("Use its settings"),
