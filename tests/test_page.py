@@ -243,6 +243,8 @@ def test_a_damaged_picture_that_start_met_stands_beside_it_and_the_name_stays_fr
     told = "There is another run mended, so this one is called mended-2."
     expect(page.locator(".ap-note")).to_have_text(told, timeout=PATIENCE)
     panel(page, "Done after 1 steps. The result is mended-2.safetensors.")
+    for name in ("mended", "mended-2"):
+        shutil.rmtree(place / "out" / "aprendiz" / name)
 
 
 def test_what_is_wrong_stands_beside_the_setting_and_the_picture_it_concerns(page: Page, place: Path) -> None:
@@ -301,7 +303,7 @@ def test_the_page_comes_up_however_late_its_server_answers(browser: Browser, add
     page.route("**/host", lambda route: route.fulfill(content_type="text/html", body=HOST.replace("SCRIPT", script)))
     names = ("page.js", "page.css", "words", "panel.js", "page-parts.js", "page-try.js", "runs")
     for name in names:
-        page.route(re.compile(f"/aprendiz/(again-[0-9]+/)?{re.escape(name)}"), answer)
+        page.route(re.compile(rf"/aprendiz/(again-[0-9]+/)?{re.escape(name)}(\?|$)"), answer)
     page.goto(f"{address.rstrip('/')}/host")
     page.locator("#aprendiz-live .ap-runs").wait_for()
     expect(page.locator(".ap-silence")).to_be_hidden(timeout=PATIENCE)
