@@ -185,7 +185,7 @@ def test_what_a_check_finds_is_told_no_more_once_something_was_started(page: Pag
     page.wait_for_timeout(300)
     expect(page.get_by_text("This was wrong before.")).to_have_count(0)
     field = page.locator("#aprendiz-data-path input")
-    expect(field).to_have_attribute("aria-invalid", "")
+    expect(field).to_have_attribute("aria-invalid", "true")
     expect(field).to_have_accessible_description(re.compile("folder with the pictures.*Name the folder", re.DOTALL))
     page.locator("#aprendiz-check").click()
     until(page, lambda: len(waiting) > 1)

@@ -32,7 +32,7 @@ function describe(box, yes) {
   const input = box.querySelector('input, select, textarea')
   if (yes) wrong.set(box, valueOf(box.id))
   else wrong.delete(box)
-  input.toggleAttribute('aria-invalid', yes)
+  input.setAttribute('aria-invalid', String(yes))
   input.setAttribute('aria-describedby', yes ? `${box.id}-help ${box.id}-wrong` : `${box.id}-help`)
 }
 
