@@ -115,7 +115,7 @@ def test_from_click_to_finished_file_with_pause_reload_stop_and_resume(page: Pag
     panel(page, "Paused; the memory is free.")
     press(page, "Resume")
     press(page, "Stop")
-    panel(page, "Stopped after step")
+    panel(page, "Stopped")  # before the first step, or after some
     press(page, "Go on")
     panel(page, "Done after 20 steps. The result is swimmer.safetensors.")
     run = Run.open(place / "out" / "aprendiz" / "swimmer")
