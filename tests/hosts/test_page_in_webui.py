@@ -245,10 +245,10 @@ def answers(host: webui_host.Host) -> bool:
         return False
 
 
-def test_the_page_takes_both_halves_of_the_train_tab_while_it_is_shown(page: Page) -> None:
+def test_the_page_takes_both_halves_of_the_train_tab_while_it_is_shown(page: Page, host: webui_host.Host) -> None:
+    if host.name == "Forge":
+        pytest.skip("Forge has no Train tab: the page is a tab of its own")
     others = page.locator("#train_tabs button")
-    if not others.count():
-        pytest.skip("this host has no Train tab: the page is a tab of its own")
     gallery = page.locator("#ti_gallery_container")
     expect(gallery).to_be_hidden()
     wide = page.locator("#aprendiz").bounding_box()
