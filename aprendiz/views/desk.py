@@ -124,9 +124,8 @@ class Desk:
 
     def _start(self, run: Run, keep_running: bool, wanted: int | None = None) -> Run:
         """Start a worker, unless one of ours is at it: two pages may have asked at once."""
-        worker = self._workers.get(run.folder)
         self._await_leaving(run)
-        if run.is_locked or (worker is not None and worker.alive):
+        if run.is_locked or self._beginning(run):
             return run
         self.studio.rest()
         if self.before is not None:
@@ -140,9 +139,10 @@ class Desk:
 
     def _await_leaving(self, run: Run) -> None:
         """A worker that has said its last word may need a moment to go."""
-        until = time.monotonic() + LEAVING
-        while run.state in ENDS and time.monotonic() < until and (run.is_locked or self._beginning(run)):
-            time.sleep(0.05)
+        if run.state in ENDS:
+            until = time.monotonic() + LEAVING
+            while time.monotonic() < until and (run.is_locked or self._beginning(run)):
+                time.sleep(0.05)
 
     def _await_end(self, worker: Worker) -> None:
         worker.wait()
