@@ -187,17 +187,17 @@ export async function placeProblems(form, problems, lines = []) {
   showProblems(problems.filter(problem => !names.has(problem.where)), lines)
 }
 
-let checking = 0, underway = 0
+let checks = 0, underway = 0  // the number of the check that is being made, 0 where none is
 /** What is being checked is told no more; whether anything was. */
 export function leaveCheck() {
-  const was = underway === checking && underway > 0
-  checking++
+  const was = underway > 0
+  underway = 0
   return was
 }
 
 /** Check the whole job: problems go beside settings and pictures, the forecast above the buttons. */
 export async function check(form) {
-  const mine = underway = ++checking, wanted = () => mine === checking
+  const mine = underway = ++checks, wanted = () => mine === underway
   const silent = yes => wanted() && showProblems(yes ? [{text: say('lost')}] : [], yes ? [] : [say('checking')])
   silent(false)
   send()  // what is written beside the pictures is to be checked too
@@ -212,5 +212,5 @@ export async function check(form) {
     const stopping = answer.problems.filter(problem => !problem.warning).length
     underway = 0
     await placeProblems(form, answer.problems, [...(answer.forecast.lines || []), stopping ? say('not_yet', {count: stopping}) : say('fine')])
-  } catch (error) { if (wanted()) showProblems(problemsOf(error)) }
+  } catch (error) { if (wanted()) { underway = 0; showProblems(problemsOf(error)) } }
 }

@@ -7,7 +7,7 @@ import {clearProblems} from './page-problems.js'
 
 export const places = {panel: make('div', {class: 'ap-panel'})}
 export const shelf = {runs: [], chosen: null, offset: 0, panel: null, listed: 0, fresh: 0, busy: false, dead: false,
-  changed: () => {}, tried: () => {}, filled: () => {}, failed: () => {}}
+  changed: () => {}, tried: () => {}, failed: () => {}}
 
 let part = null
 const list = make('div', {})
@@ -119,7 +119,6 @@ async function useSettings(name) {
   try {
     const form = await ask(`runs/${encodeURIComponent(name)}/form`)
     clearProblems()
-    shelf.filled()
     fillIn(form, true)
     note(say('filled', {name}))
   } catch (error) { noteError(error) }

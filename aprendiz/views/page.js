@@ -47,8 +47,8 @@ function draw() {
     make('div', {id: 'aprendiz-live', role: 'region', 'aria-label': say('runs')}, places.panel, trying(), runs(), pictures()))]
 }
 
-/** Make the run of what is filled in. Not asked again by itself where nobody answers: it would be begun twice. */
 let begun = null  // by this page, lately
+/** Make the run of what is filled in. Not asked again by itself where nobody answers: it would be begun twice. */
 async function begin() {
   leaveCheck()
   clearProblems()
@@ -161,9 +161,9 @@ async function come() {
   Object.assign(told, await words())
   shelf.changed = listResults
   shelf.tried = tryRun
-  shelf.filled = leaveCheck
   shelf.failed = (name, problems) => {  // what reading the pictures found stands beside them too
-    if (name === begun?.name) placeProblems(begun.form, problems)
+    if (name !== begun?.name) return
+    placeProblems(begun.form, problems)
     begun = null
   }
   tick()
